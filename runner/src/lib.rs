@@ -1,0 +1,13 @@
+//! The runner: every task kind, the sealing pipeline, storage, and the commands of the `curio` binary.
+
+pub mod chain_follow;
+pub mod cli;
+pub mod deps;
+pub mod http;
+pub mod message;
+pub mod metrics;
+pub mod prove;
+pub mod registry;
+pub mod run;
+pub mod seal;
+pub mod storage;

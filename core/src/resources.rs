@@ -29,7 +29,7 @@ pub enum Shortage {
 impl Resources {
     /// How many tasks of `cost` fit, up to `limit`; when none fits, the first resource that is short.
     pub fn fits(&self, cost: &Resources, limit: u32) -> Result<u32, Shortage> {
-        let by = |have: u64, need: u64| if need == 0 { u64::from(limit) } else { have / need };
+        let by = |have: u64, need: u64| have.checked_div(need).unwrap_or(limit.into());
         let cpu = by(self.cpu.into(), cost.cpu.into());
         let ram = by(self.ram_bytes, cost.ram_bytes);
         let gpu = by(self.gpu_milli.into(), cost.gpu_milli.into());

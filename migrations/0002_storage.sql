@@ -48,20 +48,29 @@ CREATE TABLE curio.sector_location (
     is_primary       boolean NOT NULL DEFAULT true,
     size_bytes       bigint NOT NULL DEFAULT 0,
     declared_at      timestamptz NOT NULL DEFAULT now(),
+    removal_requested_at timestamptz,
     PRIMARY KEY (miner_id, sector_num, sector_filetype, storage_id)
 );
 COMMENT ON TABLE curio.sector_location IS 'Complete sector files, declared after they are durable';
 COMMENT ON COLUMN curio.sector_location.sector_filetype IS '1 unsealed, 2 sealed, 4 cache';
+COMMENT ON COLUMN curio.sector_location.size_bytes IS 'Bytes of the file, or of all files of the directory, when declared';
+COMMENT ON COLUMN curio.sector_location.removal_requested_at IS 'Set: this copy is to be removed and is no longer read; another copy was declared in the same transaction';
 CREATE INDEX sector_location_by_path ON curio.sector_location (storage_id);
 
 CREATE TABLE curio.storage_reservations (
     storage_id    text NOT NULL REFERENCES curio.storage_path (storage_id) ON DELETE CASCADE,
     task_id       bigint NOT NULL,
     machine_name  text NOT NULL,
+    holder        uuid NOT NULL,
+    miner_id      bigint NOT NULL,
+    sector_num    bigint NOT NULL,
+    filetypes     integer NOT NULL,
     bytes         bigint NOT NULL,
     reserved_at   timestamptz NOT NULL DEFAULT now(),
     expires_at    timestamptz NOT NULL,
     PRIMARY KEY (storage_id, task_id)
 );
 COMMENT ON TABLE curio.storage_reservations IS 'Room promised to a task on a path; a lease, renewed while the task runs';
-COMMENT ON COLUMN curio.storage_reservations.bytes IS 'Peak bytes the task may add';
+COMMENT ON COLUMN curio.storage_reservations.holder IS 'One attempt of one runner; a guard that outlived its attempt changes nothing';
+COMMENT ON COLUMN curio.storage_reservations.filetypes IS 'Sector files the bytes are for: a sum of sector_filetype';
+COMMENT ON COLUMN curio.storage_reservations.bytes IS 'Bytes of these files at their largest, including what is on disk already';

@@ -9,6 +9,7 @@ CREATE TABLE curio.sectors_sdr_pipeline (
 
     ticket_epoch              bigint,
     ticket_value              bytea,
+    ticket_generation         bigint NOT NULL DEFAULT 0,
     task_id_sdr               bigint,
     after_sdr                 boolean NOT NULL DEFAULT false,
 
@@ -24,6 +25,8 @@ CREATE TABLE curio.sectors_sdr_pipeline (
 
     precommit_msg_cid         text,
     task_id_precommit_msg     bigint,
+    precommit_send_id         bigint,
+    precommit_generation      bigint NOT NULL DEFAULT 0,
     after_precommit_msg       boolean NOT NULL DEFAULT false,
     seed_epoch                bigint,
     precommit_msg_tsk         bytea,
@@ -32,6 +35,7 @@ CREATE TABLE curio.sectors_sdr_pipeline (
     seed_value                bytea,
     task_id_porep             bigint,
     porep_proof               bytea,
+    porep_generation          bigint NOT NULL DEFAULT 0,
     after_porep               boolean NOT NULL DEFAULT false,
 
     task_id_finalize          bigint,
@@ -41,6 +45,8 @@ CREATE TABLE curio.sectors_sdr_pipeline (
 
     commit_msg_cid            text,
     task_id_commit_msg        bigint,
+    commit_send_id            bigint,
+    commit_generation         bigint NOT NULL DEFAULT 0,
     after_commit_msg          boolean NOT NULL DEFAULT false,
     commit_msg_tsk            bytea,
     after_commit_msg_success  boolean NOT NULL DEFAULT false,
@@ -49,18 +55,37 @@ CREATE TABLE curio.sectors_sdr_pipeline (
     failed_at                 timestamptz,
     failed_reason             varchar(20) NOT NULL DEFAULT '',
     failed_reason_msg         text NOT NULL DEFAULT '',
+    failed_task_id            bigint,
 
     PRIMARY KEY (sp_id, sector_number)
 );
 COMMENT ON TABLE curio.sectors_sdr_pipeline IS 'Sectors on their way from a number to a proof on chain';
 COMMENT ON COLUMN curio.sectors_sdr_pipeline.reg_seal_proof IS 'Registered seal proof, the number on chain';
 COMMENT ON COLUMN curio.sectors_sdr_pipeline.ticket_value IS '32 bytes; stored before hashing starts, so that SDR resumes with it';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.ticket_generation IS 'How often the sector was given up and sealed anew with a fresh ticket';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.precommit_send_id IS 'The row in message_sends that carries the pre-commit';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.precommit_generation IS 'How often a pre-commit message was given up; part of its idempotency key';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.porep_generation IS 'How often the proof was given up because the chain refused it';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.commit_send_id IS 'The row in message_sends that carries the prove-commit';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.commit_generation IS 'How often a prove-commit message was given up; part of its idempotency key';
 COMMENT ON COLUMN curio.sectors_sdr_pipeline.tree_d_cid IS 'Unsealed CID (comm_d)';
 COMMENT ON COLUMN curio.sectors_sdr_pipeline.tree_r_cid IS 'Sealed CID (comm_r)';
-COMMENT ON COLUMN curio.sectors_sdr_pipeline.precommit_msg_tsk IS 'CBOR of the tipset key in which the pre-commit was executed';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.precommit_msg_tsk IS 'Tipset that holds the result of the pre-commit: the bytes of its CIDs, one after another';
 COMMENT ON COLUMN curio.sectors_sdr_pipeline.failed_reason IS 'A short closed word; the sentence is in failed_reason_msg';
+COMMENT ON COLUMN curio.sectors_sdr_pipeline.failed_task_id IS 'The task that ran out of attempts; when it is retried, the sector goes on';
+CREATE INDEX sectors_sdr_pipeline_failed ON curio.sectors_sdr_pipeline (failed_task_id) WHERE failed;
 CREATE INDEX sectors_sdr_pipeline_open ON curio.sectors_sdr_pipeline (sp_id, sector_number)
     WHERE NOT failed AND NOT (after_commit_msg_success AND after_move_storage);
+
+CREATE TABLE curio.sectors_pipeline_tasks (
+    task_id        bigint PRIMARY KEY,
+    sp_id          bigint NOT NULL,
+    sector_number  bigint NOT NULL,
+    task_name      text NOT NULL,
+    created_at     timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE curio.sectors_pipeline_tasks IS 'Every task ever created for a sector, in order: the way from a task to its sector, and from a sector to its history';
+CREATE INDEX sectors_pipeline_tasks_by_sector ON curio.sectors_pipeline_tasks (sp_id, sector_number);
 
 CREATE TABLE curio.sectors_sdr_initial_pieces (
     sp_id                    bigint NOT NULL,

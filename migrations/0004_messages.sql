@@ -18,11 +18,14 @@ CREATE TABLE curio.message_sends (
     created_at       timestamptz NOT NULL DEFAULT now(),
     send_time        timestamptz,
     send_success     boolean,
-    send_error       text
+    send_error       text,
+    send_exit_code   bigint
 );
 COMMENT ON TABLE curio.message_sends IS 'Outbox: messages asked for, then signed, then pushed';
 COMMENT ON COLUMN curio.message_sends.idempotency_key IS 'purpose/sp/sector set/generation: the same request twice is one row';
 COMMENT ON COLUMN curio.message_sends.unsigned_data IS 'CBOR of the message; nonce and gas are filled when it is signed';
+COMMENT ON COLUMN curio.message_sends.send_success IS 'NULL until the message pool took it (true) or the message was refused (false)';
+COMMENT ON COLUMN curio.message_sends.send_exit_code IS 'Exit code that the gas estimate ran into, when it refused the message';
 COMMENT ON COLUMN curio.message_sends.max_fee IS 'Most attoFIL to spend on gas, decimal';
 CREATE UNIQUE INDEX message_sends_nonce ON curio.message_sends (from_key, nonce) WHERE send_success IS NOT FALSE AND nonce IS NOT NULL;
 CREATE INDEX message_sends_by_task ON curio.message_sends (send_task_id);
@@ -41,6 +44,7 @@ CREATE TABLE curio.message_waits (
     created_at              timestamptz NOT NULL DEFAULT now(),
     executed_tsk_cid        text,
     executed_tsk_epoch      bigint,
+    executed_tsk            bytea,
     executed_msg_cid        text,
     executed_msg_data       jsonb,
     executed_rcpt_exitcode  bigint,
@@ -48,5 +52,6 @@ CREATE TABLE curio.message_waits (
     executed_rcpt_gas_used  bigint
 );
 COMMENT ON TABLE curio.message_waits IS 'Messages sent and what became of them; any runner that follows the chain fills the row';
+COMMENT ON COLUMN curio.message_waits.executed_tsk IS 'The tipset of executed_tsk_cid: the bytes of its CIDs, one after another';
 COMMENT ON COLUMN curio.message_waits.executed_tsk_epoch IS 'Epoch of the tipset that holds the result: the one after inclusion';
 CREATE INDEX message_waits_open ON curio.message_waits (created_at) WHERE executed_tsk_epoch IS NULL;

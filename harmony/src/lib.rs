@@ -1,1 +1,36 @@
-//! Under construction.
+//! HarmonyDB and HarmonyTask: one database that all machines of a cluster share, and the scheduler that
+//! lives in it. Nothing here knows what the tasks do.
+
+pub mod capacity;
+mod claim;
+mod cycle;
+mod db;
+mod decide;
+mod engine;
+mod finish;
+mod hints;
+pub mod layers;
+mod machine;
+pub mod machines;
+mod metrics;
+mod migrate;
+mod pick;
+mod propose;
+mod registry;
+mod task;
+pub mod tasks;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod transaction;
+mod work;
+
+pub use claim::Claim;
+pub use db::{ConnectError, Db, DbError};
+pub use decide::{Offer, Refusal, Verdict, decide};
+pub use engine::{Completion, Engine, EngineState, StartError, Timing};
+pub use machine::MachineSpec;
+pub use metrics::Metrics;
+pub use migrate::{MIGRATOR, MigrateError, MigrationReport, SchemaError};
+pub use registry::Registry;
+pub use task::{Backoff, Class, Event, Reserved, Spec, Task, TaskId, TaskName, Triggers};
+pub use transaction::{Tx, TxError};

@@ -1,0 +1,390 @@
+//! The loop that looks at the queue: decide, claim, begin.
+
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curio_core::Failure;
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::db::DbError;
+use crate::decide::{Offer, Refusal, Verdict, decide, order};
+use crate::engine::{Core, EngineState, Load};
+use crate::finish::Finished;
+use crate::pick::{self, Ask, PEEK, Place, Seen, Taken};
+use crate::propose::propose;
+use crate::task::{Class, Event, Reserved, TaskId};
+use crate::work::Start;
+
+/// The loop and what it remembers from look to look.
+pub(crate) struct Scheduler {
+    core: Arc<Core>,
+    ends: mpsc::Sender<Finished>,
+    /// Grows with every look; equal kinds take turns by it.
+    cycle: usize,
+    /// Where to go on with a filtered kind whose first candidates were all refused.
+    places: HashMap<usize, Place>,
+    /// Filtered kinds that held capacity back in the last look and did not use it.
+    skip_once: HashSet<usize>,
+    /// When each kind was last asked for ideas.
+    proposed: HashMap<usize, Instant>,
+}
+
+/// What a look did, as far as the next one is concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Looked {
+    accepted: usize,
+    /// Something was refused for want of capacity, so the end of an attempt is worth a look.
+    blocked: bool,
+    /// There is more to see at once.
+    again: bool,
+}
+
+impl Scheduler {
+    pub(crate) fn new(core: Arc<Core>, ends: mpsc::Sender<Finished>) -> Scheduler {
+        Scheduler { core, ends, cycle: 0, places: HashMap::new(), skip_once: HashSet::new(), proposed: HashMap::new() }
+    }
+
+    /// Runs until the engine stops. `left` are tasks of this machine's last run, ours already.
+    pub(crate) async fn run(mut self, left: Vec<Taken>) {
+        let core = self.core.clone();
+        if let Err(error) = self.resume(left, "recover").await {
+            warn!(error = &error as &dyn Error, "tasks of the last run could not be given back yet");
+            core.request_audit();
+        }
+        let mut away = false;
+        loop {
+            let began = Instant::now();
+            core.wake.forget_due(began);
+            // Never cut off by a stop: a claim whose answer is not read would be ours without being run.
+            let next = match self.look().await {
+                Ok(looked) => {
+                    if std::mem::take(&mut away) {
+                        info!("the database answers again");
+                    }
+                    let soon = looked.accepted > 0 || looked.again;
+                    let wait = if soon { core.timing.poll_busy } else { core.timing.poll_idle };
+                    (Instant::now() + wait, looked.blocked)
+                }
+                Err(error) if error.is_conflict() => {
+                    let wait = core.timing.poll_busy.mul_f64(0.5 + rand::rng().random::<f64>());
+                    (Instant::now() + wait, false)
+                }
+                Err(error) => {
+                    core.request_audit();
+                    if !std::mem::replace(&mut away, true) {
+                        warn!(error = &error as &dyn Error, "failed to look for tasks, trying again");
+                    }
+                    let wait = Duration::from_millis(300).mul_f64(0.5 + rand::rng().random::<f64>());
+                    (Instant::now() + wait, false)
+                }
+            };
+            if !self.wait(began, next.0, next.1).await {
+                return;
+            }
+        }
+    }
+
+    /// Sleeps until the next look is due, earlier for a hint. False when the engine stops.
+    async fn wait(&self, began: Instant, mut due: Instant, blocked: bool) -> bool {
+        let core = &self.core;
+        loop {
+            if core.wake.take_now() {
+                due = due.min(began + core.timing.hint_gap);
+            }
+            if let Some(look) = core.wake.next_look() {
+                due = due.min(look.max(began + core.timing.hint_gap));
+            }
+            tokio::select! {
+                () = core.stopping.cancelled() => return false,
+                () = tokio::time::sleep_until(due) => return true,
+                () = core.wake.notify.notified() => {
+                    if blocked {
+                        due = due.min(began + core.timing.poll_busy);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One look at the queue.
+    async fn look(&mut self) -> Result<Looked, DbError> {
+        let core = self.core.clone();
+        if *core.state.borrow() == EngineState::Replaced {
+            return Ok(Looked::default());
+        }
+        core.metrics.cycles.inc();
+        self.cycle = self.cycle.wrapping_add(1);
+        if core.take_audit() {
+            self.audit().await.inspect_err(|_| core.request_audit())?;
+        }
+        let Load { running, free, excluded } = core.load();
+        let mut looked = Looked::default();
+        let mut asks = Vec::new();
+        let mut asked = Vec::new();
+        let skipped = std::mem::take(&mut self.skip_once);
+        let ranks: Vec<(Class, u16)> = core.kinds.iter().map(|kind| (kind.spec.class, kind.spec.order)).collect();
+        for index in order(&ranks, self.cycle) {
+            let kind = &core.kinds[index];
+            let offer = self.offer(index, running[index]);
+            match decide(&free, &offer, u32::MAX) {
+                Verdict::Consider(_) if skipped.contains(&index) => {}
+                Verdict::Consider(cap) => {
+                    asked.push(index);
+                    asks.push(Ask {
+                        name: kind.name.as_str(),
+                        cap,
+                        cpu: kind.spec.cost.cpu.into(),
+                        ram_bytes: i64::try_from(kind.spec.cost.ram_bytes).unwrap_or(i64::MAX),
+                        gpu_milli: kind.spec.cost.gpu_milli.into(),
+                        max_failures: limit(kind.spec.max_failures),
+                        filtered: kind.spec.filtered,
+                        after: self.places.get(&index).copied(),
+                    });
+                }
+                Verdict::Refused(refusal) => {
+                    looked.blocked = true;
+                    core.metrics.refused(kind.name, refusal);
+                }
+            }
+        }
+        if asks.is_empty() {
+            return Ok(looked);
+        }
+        let budget = [free.cpu.into(), i64::try_from(free.ram_bytes).unwrap_or(i64::MAX), free.gpu_milli.into()];
+        let identity = core.identity();
+        let claim = pick::claim(core.db.engine_pool(), identity, &asks, budget, &excluded);
+        let seen = core.bounded(claim).await?;
+
+        let mut candidates: Vec<Vec<Seen>> = asked.iter().map(|_| Vec::new()).collect();
+        let mut held_back = false;
+        for seen in seen {
+            let place = usize::try_from(seen.ask).unwrap_or(usize::MAX);
+            let Some(&kind) = asked.get(place) else { continue };
+            match seen.attempt {
+                Some(attempt) => {
+                    looked.accepted += 1;
+                    self.begin(kind, seen.id, attempt, seen.retries, seen.waited_s, None);
+                }
+                None if asks[place].filtered => candidates[place].push(seen),
+                None => held_back = true,
+            }
+        }
+        for (place, seen) in candidates.into_iter().enumerate() {
+            let kind = asked[place];
+            let full = seen.len() >= PEEK;
+            let end = seen.last().map(|seen| (seen.run_after, seen.id));
+            if seen.is_empty() {
+                // The end of the kind's queue, or nothing there: from the front next time, at once when
+                // there was a front.
+                looked.again |= self.places.remove(&kind).is_some();
+                continue;
+            }
+            let accepted = self.consider(kind, &seen, &mut looked).await?;
+            looked.accepted += accepted;
+            match (accepted, full, end) {
+                (0, true, Some(end)) => {
+                    self.places.insert(kind, end);
+                    looked.again = true;
+                }
+                _ => {
+                    self.places.remove(&kind);
+                }
+            }
+            if accepted == 0 && held_back {
+                self.skip_once.insert(kind);
+                looked.again = true;
+            }
+        }
+        looked.blocked |= held_back;
+        if looked.accepted == 0 && !looked.again {
+            self.propose_idle().await;
+        }
+        Ok(looked)
+    }
+
+    fn offer(&self, kind: usize, running: u32) -> Offer {
+        let spec = &self.core.kinds[kind].spec;
+        Offer { cost: spec.cost, max_running: spec.max_running, running, turn: self.core.timing.turn }
+    }
+
+    /// Asks a filtered kind about candidates, reserves for those it accepts, and claims those that got their
+    /// reservation. Returns how many became ours.
+    async fn consider(&self, kind: usize, seen: &[Seen], looked: &mut Looked) -> Result<usize, DbError> {
+        let core = &self.core;
+        let this = &core.kinds[kind];
+        let Load { running, free, excluded: _ } = core.load();
+        let pending = u32::try_from(seen.len()).unwrap_or(u32::MAX);
+        let wanted = match decide(&free, &self.offer(kind, running[kind]), pending) {
+            Verdict::Consider(wanted) => wanted as usize,
+            Verdict::Refused(refusal) => {
+                looked.blocked = true;
+                core.metrics.refused(this.name, refusal);
+                return Ok(0);
+            }
+        };
+        let offered: Vec<TaskId> = seen.iter().map(|seen| TaskId(seen.id)).collect();
+        let accepted = self.accepted(kind, &offered).await;
+        if accepted.is_empty() {
+            core.metrics.refused(this.name, Refusal::CanAccept);
+            return Ok(0);
+        }
+        let mut reserved: HashMap<i64, Reserved> = HashMap::new();
+        for task in accepted {
+            if reserved.len() >= wanted {
+                break;
+            }
+            if let Some(reservation) = self.reserved(kind, task).await {
+                reserved.insert(task.0, reservation);
+            }
+        }
+        if reserved.is_empty() {
+            return Ok(0);
+        }
+        let ids: Vec<i64> = reserved.keys().copied().collect();
+        let claim = pick::claim_these(core.db.engine_pool(), core.identity(), &ids, limit(this.spec.max_failures));
+        // On an error all reservations are dropped; rows that became ours all the same are found by the audit.
+        let taken = core.bounded(claim).await?;
+        for task in &taken {
+            let reservation = reserved.remove(&task.id);
+            self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, reservation);
+        }
+        for _ in &reserved {
+            core.metrics.refused(this.name, Refusal::Raced);
+        }
+        Ok(taken.len())
+    }
+
+    async fn accepted(&self, kind: usize, offered: &[TaskId]) -> Vec<TaskId> {
+        let core = &self.core;
+        let this = &core.kinds[kind];
+        let answer = tokio::time::timeout(core.timing.accept, this.task.can_accept(offered)).await;
+        let accepted = match answer {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(failure)) => {
+                note_refusal(this.name.as_str(), "can_accept", &failure);
+                return Vec::new();
+            }
+            Err(_) => {
+                warn!(task.name = %this.name, "can_accept took longer than {:?}", core.timing.accept);
+                return Vec::new();
+            }
+        };
+        // Only what was offered, and each once.
+        let mut known: HashSet<TaskId> = offered.iter().copied().collect();
+        accepted.into_iter().filter(|task| known.remove(task)).collect()
+    }
+
+    async fn reserved(&self, kind: usize, task: TaskId) -> Option<Reserved> {
+        let core = &self.core;
+        let this = &core.kinds[kind];
+        match tokio::time::timeout(core.timing.accept, this.task.reserve(task)).await {
+            Ok(Ok(Reserved::NoRoom(why))) => {
+                debug!(task.name = %this.name, task.id = %task, why, "no room");
+                core.metrics.refused(this.name, Refusal::Storage);
+                core.cool_down(task);
+                None
+            }
+            Ok(Ok(reservation)) => Some(reservation),
+            Ok(Err(failure)) => {
+                note_refusal(this.name.as_str(), "reserve", &failure);
+                core.metrics.refused(this.name, Refusal::Storage);
+                core.cool_down(task);
+                None
+            }
+            Err(_) => {
+                warn!(task.name = %this.name, task.id = %task, "reserve took longer than {:?}", core.timing.accept);
+                core.cool_down(task);
+                None
+            }
+        }
+    }
+
+    fn begin(&self, kind: usize, id: i64, attempt: i32, failures: i32, waited_s: f64, reserved: Option<Reserved>) {
+        let claim = self.core.claim_of(kind, id, attempt);
+        self.core.metrics.started(self.core.kinds[kind].name, waited_s);
+        let failures = u32::try_from(failures).unwrap_or(0);
+        self.core.begin(Start { claim, kind, failures, reserved }, &self.ends);
+    }
+
+    /// Rows that are ours in the database and not known here: claims whose answer was lost.
+    async fn audit(&mut self) -> Result<(), DbError> {
+        let core = self.core.clone();
+        let known = core.known();
+        let take = pick::take_back(core.db.engine_pool(), core.identity(), &known, false);
+        let found = core.bounded(take).await?;
+        self.resume(found, "audit").await
+    }
+
+    /// Begins tasks that are ours without having been claimed by a look, as far as this machine may take them;
+    /// gives back the others.
+    async fn resume(&mut self, found: Vec<Taken>, source: &'static str) -> Result<(), DbError> {
+        let core = self.core.clone();
+        let mut refused = Vec::new();
+        for task in found {
+            let Some(kind) = core.kinds.iter().position(|kind| kind.name.as_str() == task.name) else {
+                info!(task.id = task.id, task.name = task.name, "left over from a run with other kinds, given back");
+                refused.push((task.id, task.attempt));
+                continue;
+            };
+            let this = &core.kinds[kind];
+            let Load { running, free, excluded: _ } = core.load();
+            let reserved = match decide(&free, &self.offer(kind, running[kind]), 1) {
+                Verdict::Consider(_) if !this.spec.filtered => Some(None),
+                Verdict::Consider(_) => {
+                    let accepted = self.accepted(kind, &[TaskId(task.id)]).await;
+                    if accepted.is_empty() {
+                        core.metrics.refused(this.name, Refusal::CanAccept);
+                        None
+                    } else {
+                        self.reserved(kind, TaskId(task.id)).await.map(Some)
+                    }
+                }
+                Verdict::Refused(refusal) => {
+                    core.metrics.refused(this.name, refusal);
+                    None
+                }
+            };
+            match reserved {
+                Some(reserved) => {
+                    info!(task.name = %this.name, task.id = task.id, source, "{} goes on", this.name);
+                    self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, reserved);
+                }
+                None => refused.push((task.id, task.attempt)),
+            }
+        }
+        if !refused.is_empty() {
+            let (ids, attempts): (Vec<i64>, Vec<i32>) = refused.into_iter().unzip();
+            core.bounded(pick::give_back(core.db.engine_pool(), core.identity(), &ids, &attempts, 0)).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks kinds that have room for ideas, each at most as often as it wants.
+    async fn propose_idle(&mut self) {
+        let core = self.core.clone();
+        let Load { running, free, excluded: _ } = core.load();
+        for (index, kind) in core.kinds.iter().enumerate() {
+            let Some(every) = kind.triggers.idle_every else { continue };
+            let fresh = self.proposed.get(&index).is_some_and(|last| last.elapsed() < every);
+            if fresh || matches!(decide(&free, &self.offer(index, running[index]), 0), Verdict::Refused(_)) {
+                continue;
+            }
+            self.proposed.insert(index, Instant::now());
+            // Tasks that it adds wake the engine like all others.
+            propose(&core, kind, Event::Idle).await;
+        }
+    }
+}
+
+fn limit(max_failures: Option<u32>) -> Option<i32> {
+    max_failures.map(|max| i32::try_from(max).unwrap_or(i32::MAX))
+}
+
+fn note_refusal(name: &str, what: &str, failure: &Failure) {
+    warn!(task.name = name, error = %failure, "{what} of {name} failed");
+}

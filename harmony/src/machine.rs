@@ -1,0 +1,177 @@
+//! This machine in the database: registration, heartbeat, and the release of what dead machines held.
+
+use std::time::Duration;
+
+use curio_core::Resources;
+use sqlx::PgPool;
+
+use crate::pick::Identity;
+
+/// Who this machine is and what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// Stable over restarts, and different from all other machines of the cluster.
+    pub name: String,
+    /// `host:port` at which the others reach us.
+    pub address: String,
+    pub resources: Resources,
+    /// Configuration layers, in order.
+    pub layers: Vec<String>,
+    pub version: String,
+    pub labels: Vec<String>,
+}
+
+/// Makes this process the one that has the name. A process that had it before is shut out: its claims
+/// find nothing and its next heartbeat tells it.
+pub(crate) async fn register(pool: &PgPool, spec: &MachineSpec, kinds: &[String]) -> Result<Identity, sqlx::Error> {
+    let MachineSpec { name, address, resources, layers, version, labels } = spec;
+    let Resources { cpu, ram_bytes, gpu_milli } = *resources;
+    sqlx::query_as!(
+        Identity,
+        r#"
+        INSERT INTO harmony_task_machines AS m
+            (name, host_and_port, cpu, ram, gpu_milli, kinds, layers, labels, version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        -- The incarnation shuts out whoever had the name before.
+        ON CONFLICT (name) DO UPDATE
+        SET incarnation = m.incarnation + 1, host_and_port = excluded.host_and_port, cpu = excluded.cpu,
+            ram = excluded.ram, gpu_milli = excluded.gpu_milli, kinds = excluded.kinds, layers = excluded.layers,
+            labels = excluded.labels, version = excluded.version, started_at = now(), last_contact = now(),
+            running = 0, stopped_at = NULL, evicted_at = NULL
+        RETURNING id AS machine, incarnation
+        "#,
+        name,
+        address,
+        i32::try_from(cpu).unwrap_or(i32::MAX),
+        i64::try_from(ram_bytes).unwrap_or(i64::MAX),
+        i32::try_from(gpu_milli).unwrap_or(i32::MAX),
+        kinds,
+        layers,
+        labels,
+        version,
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// What a heartbeat found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Beat {
+    /// Our row is there and ours; false after an eviction or when another process has the name.
+    pub(crate) alive: bool,
+    /// Machines that this heartbeat declared lost.
+    pub(crate) evicted: Vec<String>,
+    /// Tasks that were taken from lost machines.
+    pub(crate) released: i64,
+}
+
+/// Says that this machine lives, and releases the tasks of machines that have not said so for `lease`.
+///
+/// One statement. Only a machine that was itself in touch lately judges others: after an outage of
+/// the database everybody looks dead until everybody has spoken. A release counts as a failed attempt.
+/// Machines that were evicted in the last ten minutes are looked at again, for a claim that was under way
+/// when they were.
+pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: Duration) -> Result<Beat, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"
+        WITH me AS (
+            UPDATE harmony_task_machines
+            SET last_contact = now(), running = $3
+            WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL
+            RETURNING id
+        ),
+        -- All parts of the statement see the rows as they were before it, so this is the contact before now.
+        trusted AS (
+            SELECT id FROM harmony_task_machines
+            WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL
+                AND last_contact > now() - $4::bigint * interval '1 millisecond' / 2
+        ),
+        -- Waits for a heartbeat of the machine that is under way, and then finds it alive.
+        evicted AS (
+            UPDATE harmony_task_machines d
+            SET evicted_at = now()
+            FROM trusted
+            WHERE d.id <> $1 AND d.evicted_at IS NULL AND d.stopped_at IS NULL
+                AND d.last_contact < now() - $4::bigint * interval '1 millisecond'
+            RETURNING d.id, d.name, d.host_and_port
+        ),
+        dead AS (
+            SELECT id, name, host_and_port FROM evicted
+            UNION ALL
+            SELECT d.id, d.name, d.host_and_port FROM harmony_task_machines d CROSS JOIN trusted
+            WHERE d.evicted_at > now() - interval '10 minutes'
+        ),
+        held AS (
+            SELECT t.id, t.claimed_at, d.name, d.host_and_port
+            FROM harmony_task t JOIN dead d ON d.id = t.owner_id
+            -- A completion that is being written goes first.
+            FOR UPDATE OF t
+        ),
+        released AS (
+            UPDATE harmony_task t
+            SET owner_id = NULL, update_time = now(), run_after = now(), retries = t.retries + 1,
+                failed_at = CASE WHEN t.retries + 1 >= t.max_failures THEN now() END,
+                failed_reason = CASE WHEN t.retries + 1 >= t.max_failures THEN 'max-failures' ELSE '' END,
+                failed_error = CASE WHEN t.retries + 1 >= t.max_failures
+                    THEN 'the machine was lost during the last attempt' ELSE '' END
+            FROM held h
+            WHERE t.id = h.id AND t.owner_id IS NOT NULL
+            RETURNING t.id, t.name, t.attempt, t.posted_time, h.claimed_at, h.name AS machine, h.host_and_port
+        ),
+        history AS (
+            INSERT INTO harmony_task_history (task_id, name, attempt, posted, work_start, result, err,
+                completed_by_machine, completed_by_host_and_port)
+            SELECT id, name, attempt, posted_time, coalesce(claimed_at, now()), false,
+                'the machine was lost during the attempt', machine, host_and_port
+            FROM released
+        )
+        SELECT EXISTS (SELECT FROM me) AS "alive!",
+            ARRAY(SELECT name FROM evicted ORDER BY name) AS "evicted!",
+            (SELECT count(*) FROM released) AS "released!",
+            -- The listener of this machine expects to hear this; silence means that its connection is dead.
+            CASE WHEN current_setting('curio.hints', true) = 'on'
+                THEN pg_notify('curio_machine_' || $1::bigint, 'beat')::text END AS beat
+        "#,
+        me.machine,
+        me.incarnation,
+        running,
+        i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Beat { alive: row.alive, evicted: row.evicted, released: row.released })
+}
+
+/// Whether another process has taken over the name since.
+pub(crate) async fn is_replaced(pool: &PgPool, me: Identity) -> Result<bool, sqlx::Error> {
+    let newer = sqlx::query_scalar!(
+        "SELECT id FROM harmony_task_machines WHERE id = $1 AND incarnation > $2",
+        me.machine,
+        me.incarnation,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(newer.is_some())
+}
+
+/// Says goodbye, and gives back whatever is still ours: a claim that was cut off, for example.
+pub(crate) async fn stop(pool: &PgPool, me: Identity) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        WITH me AS (
+            UPDATE harmony_task_machines SET stopped_at = now(), running = 0
+            WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL
+            RETURNING id
+        )
+        UPDATE harmony_task t
+        SET owner_id = NULL, update_time = now(), run_after = now()
+        FROM me
+        WHERE t.owner_id = me.id
+        "#,
+        me.machine,
+        me.incarnation,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Starting a chain in this process, and holding it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use curio_chain::address::to_text;
+use curio_chain::types::{HeadChange, TipSet};
+use curio_proofs::params::ParamsError;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::auth::Access;
+use crate::chain::{Chain, Refused};
+use crate::node::Node;
+use crate::options::{Clock, Options};
+use crate::proof::{LibraryVerifier, ProofVerifier};
+use crate::rpc::methods;
+use crate::rpc::transport::{Server, router};
+
+/// The chain does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("failed to prepare the keys that verify proofs")]
+    Params(#[source] ParamsError),
+    #[error("failed to listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running chain. Dropping it stops it.
+pub struct Devnet {
+    /// Where it serves: `http://127.0.0.1:PORT`. JSON-RPC is at `/rpc/v1`.
+    pub url: Url,
+    /// A token with all permissions.
+    pub token: String,
+    /// The address with money, a BLS key in the wallet, as text.
+    pub default_address: String,
+    node: Arc<Node>,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Devnet {
+    /// Starts a chain whose proofs are verified by the library.
+    ///
+    /// # Errors
+    /// When the verifying keys cannot be had, or the address is taken.
+    pub async fn start(options: Options) -> Result<Devnet, StartError> {
+        let (params, sizes) = (options.params.clone(), options.sector_sizes.clone());
+        let verifier = tokio::task::spawn_blocking(move || LibraryVerifier::open(&params, &sizes))
+            .await
+            .expect("making keys does not panic")
+            .map_err(StartError::Params)?;
+        Devnet::start_with(options, Arc::new(verifier)).await
+    }
+
+    /// Starts a chain with a verifier of the caller's.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn start_with(options: Options, verifier: Arc<dyn ProofVerifier>) -> Result<Devnet, StartError> {
+        let listen = |source| StartError::Listen { address: options.api, source };
+        let listener = TcpListener::bind(options.api).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let url = Url::parse(&format!("http://{address}")).expect("a socket address makes a URL");
+
+        let clock = options.clock;
+        let timestamp = options.genesis_timestamp.unwrap_or_else(now);
+        let chain = Chain::new(&options, timestamp, verifier);
+        let default = chain.wallet.default_address().expect("genesis makes the first key");
+        let node = Node::new(options, chain);
+        let stop = CancellationToken::new();
+        let server = Server { node: node.clone(), table: Arc::new(methods::table()) };
+        let mut tasks = vec![tokio::spawn(serve(listener, server, stop.clone()))];
+        if let Clock::Running(period) = clock {
+            tasks.push(tokio::spawn(run_clock(node.clone(), period, stop.clone())));
+        }
+        let token = node.auth.token(&Access::admin());
+        Ok(Devnet { url, token, default_address: to_text(&default), node, stop, tasks })
+    }
+
+    /// The head.
+    pub fn head(&self) -> TipSet {
+        self.node.chain().head().tipset.clone()
+    }
+
+    /// The first tipset.
+    pub fn genesis(&self) -> TipSet {
+        self.node.chain().genesis().tipset.clone()
+    }
+
+    /// Name of the network.
+    pub fn network_name(&self) -> String {
+        self.node.chain().network.name.clone()
+    }
+
+    /// Makes that many tipsets at once and answers the new head. Blocking: call it from a blocking
+    /// thread when there are many.
+    pub fn advance(&self, epochs: u32) -> TipSet {
+        for _ in 0..epochs {
+            self.node.chain().produce(0);
+        }
+        self.head()
+    }
+
+    /// Makes one tipset after some null rounds.
+    pub fn advance_over(&self, null_rounds: u32) -> TipSet {
+        self.node.chain().produce(null_rounds).tipset.clone()
+    }
+
+    /// Replaces the newest `depth` tipsets by `length` empty ones; their messages go back to the pool.
+    ///
+    /// # Errors
+    /// A sentence, when the chain is not that deep or the new fork would be the shorter one.
+    pub fn reorganise(&self, depth: usize, length: usize) -> Result<TipSet, String> {
+        let tip = self.node.chain().reorganise(depth, length).map_err(|Refused(why)| why)?;
+        Ok(tip.tipset.clone())
+    }
+
+    /// Head changes from now on, the head first.
+    pub fn follow(&self) -> mpsc::Receiver<Arc<Vec<HeadChange>>> {
+        self.node.chain().follow()
+    }
+
+    /// CIDs of the messages that wait in the pool, as text.
+    pub fn pending(&self) -> Vec<String> {
+        self.node.chain().pool.all().iter().map(|message| message.cid().to_string()).collect()
+    }
+
+    /// Stops serving and waits until it has stopped.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        for task in self.tasks.drain(..) {
+            // A task that failed has stopped, too.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Devnet {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn serve(listener: TcpListener, server: Server, stop: CancellationToken) {
+    let stopped = stop.clone();
+    let serving = axum::serve(listener, router(server)).with_graceful_shutdown(stopped.cancelled_owned());
+    // Open websockets and waits would hold a graceful end for ever.
+    tokio::select! {
+        result = serving => if let Err(error) = result {
+            tracing::error!(error = &error as &dyn std::error::Error, "serving the API failed");
+        },
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(100)).await; } => {}
+    }
+}
+
+/// One tipset after each period. When the machine is too slow the chain runs later, as a real one does;
+/// it never skips an epoch.
+async fn run_clock(node: Arc<Node>, period: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let node = node.clone();
+        let made = tokio::task::spawn_blocking(move || node.chain().produce(0).height).await;
+        if made.is_err() {
+            tracing::error!("making a tipset failed; the chain stands still");
+            return;
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

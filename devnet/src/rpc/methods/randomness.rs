@@ -1,0 +1,85 @@
+//! Randomness of the chain's tickets and of the beacon.
+
+use std::sync::Arc;
+
+use curio_chain::message::draw_randomness_from_digest;
+use curio_chain::types::TipSetKey;
+use curio_chain::wire::Json;
+use curio_core::Epoch;
+
+use super::at;
+use crate::chain::{Refused, Tip, beacon};
+use crate::node::Node;
+use crate::rpc::fault::Fault;
+use crate::rpc::table::{Answer, Table, answer};
+
+pub(super) fn register(table: &mut Table) {
+    table
+        .read("StateGetRandomnessFromTickets", from_tickets)
+        .read("StateGetRandomnessFromBeacon", from_beacon)
+        .read("StateGetRandomnessDigestFromTickets", digest_from_tickets)
+        .read("StateGetRandomnessDigestFromBeacon", digest_from_beacon)
+        .read("StateGetBeaconEntry", |node: &Node, (epoch,): (i64,)| match epoch {
+            ..=0 => Err(no_beacon_before_genesis(node)),
+            _ => answer(beacon::entry(epoch)),
+        });
+}
+
+/// This method refuses the empty key, unlike its sister.
+fn from_tickets(node: &Node, (tag, epoch, entropy, key): (i64, i64, Vec<u8>, TipSetKey)) -> Answer {
+    let chain = node.chain();
+    let tip = chain.tip_of_key(&key).map_err(|Refused(why)| Fault::other(format!("loading tipset key: {why}")))?;
+    let context = "getting chain randomness";
+    not_from_the_future(&tip, epoch, context)?;
+    let digest = chain.ticket_digest(&tip, epoch);
+    answer(Json(draw_randomness_from_digest(&digest, tag, Epoch(epoch), &entropy).to_vec()))
+}
+
+fn from_beacon(node: &Node, (tag, epoch, entropy, key): (i64, i64, Vec<u8>, TipSetKey)) -> Answer {
+    let tip = at(&node.chain(), &key)?;
+    let context = "getting beacon randomness";
+    not_from_the_future(&tip, epoch, context)?;
+    let digest = beacon_digest(node, epoch).map_err(|fault| fault.within(context))?;
+    answer(Json(draw_randomness_from_digest(&digest, tag, Epoch(epoch), &entropy).to_vec()))
+}
+
+fn digest_from_tickets(node: &Node, (epoch, key): (i64, TipSetKey)) -> Answer {
+    let chain = node.chain();
+    let tip = at(&chain, &key)?;
+    not_from_the_future(&tip, epoch, "failed to get randomness digest from tickets")?;
+    answer(Json(chain.ticket_digest(&tip, epoch).to_vec()))
+}
+
+fn digest_from_beacon(node: &Node, (epoch, key): (i64, TipSetKey)) -> Answer {
+    let tip = at(&node.chain(), &key)?;
+    // The words of a Lotus node, which speaks of tickets here, too.
+    not_from_the_future(&tip, epoch, "failed to get randomness digest from tickets")?;
+    answer(Json(beacon_digest(node, epoch)?.to_vec()))
+}
+
+fn not_from_the_future(tip: &Arc<Tip>, epoch: i64, context: &str) -> Result<(), Fault> {
+    match epoch > tip.height {
+        true => Err(Fault::other(format!("{context}: cannot draw randomness from the future"))),
+        false => Ok(()),
+    }
+}
+
+/// Negative epochs get the genesis entry; epoch 0 is an error, as on a Lotus node with the mock beacon.
+fn beacon_digest(node: &Node, epoch: i64) -> Result<[u8; 32], Fault> {
+    match epoch {
+        0 => Err(no_beacon_before_genesis(node)),
+        ..0 => {
+            let genesis = node.chain().genesis().clone();
+            let data = genesis.tipset.blocks.first().and_then(|block| block.beacon_entries.first());
+            Ok(beacon::blake2b(data.map_or(&[], |entry| &entry.data)))
+        }
+        _ => Ok(beacon::digest(epoch)),
+    }
+}
+
+fn no_beacon_before_genesis(node: &Node) -> Fault {
+    let parents = node.chain().genesis().tipset.parents().clone();
+    Fault::other(format!(
+        "failed to load parents when searching back for beacon entry: get block {parents}: cbor input should be of type array"
+    ))
+}

@@ -1,0 +1,243 @@
+//! A miner, two sectors, real vanilla proofs: from pre-commit over the seed to sectors on the chain, and
+//! to faults when nobody proves them again.
+
+use std::ops::ControlFlow;
+
+use curio_chain::message::{
+    Cbor, PieceActivationManifest, PreCommitSectorBatch2Params, ProofBytes, ProveCommitSectors3Params,
+    SectorActivationManifest, SectorPreCommit, sealed_cid, unsealed_cid,
+};
+use curio_chain::types::{Message, TipSetKey};
+use curio_chain::{Address, TokenAmount, address};
+use curio_core::{Epoch, SealProof, SectorRef};
+use curio_proofs::{C1Input, PieceFile, PieceSpec, SdrInput, Snark};
+
+use crate::support::Lab;
+
+const PROOF: SealProof = SealProof::StackedDrg2KiBV1_1;
+const PRE_COMMIT: u64 = 28;
+const PROVE_COMMIT: u64 = 34;
+/// Epochs from a pre-commit to its seed on the 2k network.
+const CHALLENGE_DELAY: i64 = 10;
+
+/// A sealed sector, in a folder of its own.
+pub struct Replica {
+    dir: tempfile::TempDir,
+    sector: SectorRef,
+    ticket: [u8; 32],
+    ticket_epoch: Epoch,
+    comm_d: [u8; 32],
+    comm_r: [u8; 32],
+    pieces: Vec<PieceSpec>,
+}
+
+/// Seals a sector with the chain's ticket; `data` becomes one piece of 1 KiB.
+pub async fn seal(lab: &Lab, miner: Address, number: u64, data: Option<&[u8]>) -> Replica {
+    let sp = address::sp_id(&miner).unwrap();
+    let sector = SectorRef::new(sp, number);
+    let head = lab.devnet.head();
+    let ticket_epoch = head.height - 5;
+    let ticket = lab.client.seal_ticket(sp, ticket_epoch, head.key()).await.unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, sealed) = (dir.path().join("cache"), dir.path().join("sealed"));
+    let mut files = Vec::new();
+    let mut pieces = Vec::new();
+    if let Some(data) = data {
+        let path = dir.path().join("piece");
+        std::fs::write(&path, data).unwrap();
+        let raw_size = data.len() as u64;
+        let piece = curio_proofs::piece_commitment(&mut &data[..], raw_size).unwrap();
+        files.push(PieceFile { path, raw_size, padded_size: piece.padded_size });
+        pieces.push(PieceSpec { comm_p: piece.comm_p, padded_size: piece.padded_size });
+    }
+    let comm_d = curio_proofs::comm_d(PROOF, &pieces).unwrap();
+    let input = SdrInput { proof: PROOF, sector, ticket, comm_d };
+    curio_proofs::sdr(&input, &cache, &mut |_| ControlFlow::Continue(())).unwrap();
+    curio_proofs::tree_d(PROOF, &files, &comm_d, &cache).unwrap();
+    let comm_r = curio_proofs::tree_rc(PROOF, &comm_d, &cache, &sealed).unwrap();
+    Replica { dir, sector, ticket, ticket_epoch, comm_d, comm_r, pieces }
+}
+
+impl Replica {
+    fn pre_commit(&self, now: Epoch) -> SectorPreCommit {
+        const LIFETIME: i64 = 700_000;
+        SectorPreCommit {
+            seal_proof: PROOF.number(),
+            sector_number: self.sector.number,
+            sealed_cid: sealed_cid(&self.comm_r),
+            seal_rand_epoch: self.ticket_epoch,
+            deal_ids: Vec::new(),
+            expiration: now + LIFETIME,
+            unsealed_cid: (!self.pieces.is_empty()).then(|| unsealed_cid(&self.comm_d)),
+        }
+    }
+
+    /// A proof for a seed: vanilla real, SNARK simulated, verified as any other.
+    fn prove(&self, seed: &[u8; 32]) -> Vec<u8> {
+        let (cache, sealed) = (self.dir.path().join("cache"), self.dir.path().join("sealed"));
+        let input = C1Input {
+            proof: PROOF,
+            sector: self.sector,
+            ticket: self.ticket,
+            comm_d: self.comm_d,
+            comm_r: self.comm_r,
+            pieces: &self.pieces,
+            cache: &cache,
+            sealed: &sealed,
+        };
+        let vanilla = curio_proofs::c1(&input, seed).unwrap();
+        curio_proofs::c2(self.sector, &vanilla, Snark::Simulated).unwrap()
+    }
+
+    fn manifest(&self) -> SectorActivationManifest {
+        let pieces = self.pieces.iter().map(|piece| PieceActivationManifest {
+            cid: unsealed_cid(&piece.comm_p),
+            size: piece.padded_size,
+            verified_allocation_key: None,
+            notify: Vec::new(),
+        });
+        SectorActivationManifest { sector_number: self.sector.number, pieces: pieces.collect() }
+    }
+}
+
+fn prove_commit(sectors: &[(&Replica, Vec<u8>)]) -> ProveCommitSectors3Params {
+    ProveCommitSectors3Params {
+        sector_activations: sectors.iter().map(|(replica, _)| replica.manifest()).collect(),
+        sector_proofs: sectors.iter().map(|(_, proof)| ProofBytes(proof.clone())).collect(),
+        aggregate_proof: Vec::new(),
+        aggregate_proof_type: None,
+        require_activation_success: true,
+        require_notification_success: false,
+    }
+}
+
+/// Seals sectors 0 (with a piece) and 1 (empty), pre-commits and proves them.
+pub async fn prove_two_sectors(lab: &Lab, worker: Address, miner: Address) {
+    let data = seal(lab, miner, 0, Some(&[7; 1000])).await;
+    let empty = seal(lab, miner, 1, None).await;
+    let now = lab.devnet.head().height;
+    let batch = PreCommitSectorBatch2Params { sectors: vec![data.pre_commit(now), empty.pre_commit(now)] };
+    let message = Message::new(worker, miner, PRE_COMMIT, TokenAmount::from_whole(1), batch.to_cbor());
+    let landed = lab.send(message).await;
+    assert_eq!(landed.receipt.exit_code, 0);
+    let seed_epoch = landed.height - 1 + CHALLENGE_DELAY;
+    lab.advance_to(seed_epoch.0 + 1);
+    let seed = lab.client.seal_seed(data.sector.sp, seed_epoch, lab.devnet.head().key()).await.unwrap();
+    let params = prove_commit(&[(&data, data.prove(&seed)), (&empty, empty.prove(&seed))]);
+    let landed = lab.send(Message::new(worker, miner, PROVE_COMMIT, TokenAmount::default(), params.to_cbor())).await;
+    assert_eq!(landed.receipt.exit_code, 0);
+}
+
+/// Pre-commits one sector that is never proven.
+pub async fn pre_commit_one(lab: &Lab, worker: Address, miner: Address, number: u64) {
+    let replica = seal(lab, miner, number, None).await;
+    let now = lab.devnet.head().height;
+    let batch = PreCommitSectorBatch2Params { sectors: vec![replica.pre_commit(now)] };
+    let message = Message::new(worker, miner, PRE_COMMIT, TokenAmount::from_whole(1), batch.to_cbor());
+    assert_eq!(lab.send(message).await.receipt.exit_code, 0);
+}
+
+/// Exit code that a call would have on top of the head.
+async fn exit_code(lab: &Lab, message: &Message) -> i64 {
+    lab.client.state_call(message, &TipSetKey::HEAD).await.unwrap().msg_rct.exit_code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sectors_go_from_pre_commit_to_the_chain_and_fault_without_a_post() {
+    let lab = Lab::start().await;
+    let worker = lab.funded(100).await;
+    let miner = lab.miner(worker).await;
+    lab.advance(10);
+    let data = seal(&lab, miner, 0, Some(&[7; 1000])).await;
+    let empty = seal(&lab, miner, 1, None).await;
+
+    // The deposit comes with the message, as lotus-miner sends it.
+    let now = lab.devnet.head().height;
+    let batch = PreCommitSectorBatch2Params { sectors: vec![data.pre_commit(now), empty.pre_commit(now)] };
+    let value = TokenAmount::from_whole(1);
+    let landed = lab.send(Message::new(worker, miner, PRE_COMMIT, value, batch.to_cbor())).await;
+    assert_eq!(landed.receipt.exit_code, 0);
+    assert!(landed.receipt.events_root.is_some());
+    let found = lab.client.state_sector_pre_commit_info(&miner, 0, &TipSetKey::HEAD).await.unwrap().unwrap();
+    assert_eq!(found.pre_commit_epoch, landed.height - 1);
+    assert_eq!(found.info.unsealed_cid, Some(unsealed_cid(&data.comm_d)));
+    let deposit = found.pre_commit_deposit;
+
+    // Too early up to and with the seed's own epoch; the seed is the one that the chain gives out.
+    let seed_epoch = found.pre_commit_epoch + CHALLENGE_DELAY;
+    lab.advance_to(seed_epoch.0);
+    let head = lab.devnet.head();
+    let seed = lab.client.seal_seed(data.sector.sp, seed_epoch, head.key()).await.unwrap();
+    let proofs = [(&data, data.prove(&seed)), (&empty, empty.prove(&seed))];
+    let params = prove_commit(&proofs);
+    let message = Message::new(worker, miner, PROVE_COMMIT, TokenAmount::default(), params.to_cbor());
+    assert_eq!(exit_code(&lab, &message).await, 18, "the seed's own epoch is too early");
+    lab.advance(1);
+    assert_eq!(exit_code(&lab, &message).await, 0);
+
+    // Nothing but the right proof for the right sector is taken.
+    let swapped = prove_commit(&[(&data, proofs[1].1.clone()), (&empty, proofs[0].1.clone())]);
+    let mut bent = prove_commit(&proofs);
+    bent.sector_proofs[0].0[100] ^= 1;
+    let mut without_pieces = prove_commit(&proofs);
+    without_pieces.sector_activations[0].pieces.clear();
+    for (what, params) in [("swapped proofs", swapped), ("a bent proof", bent), ("pieces left out", without_pieces)] {
+        let message = Message { params: params.to_cbor(), ..message.clone() };
+        assert_eq!(exit_code(&lab, &message).await, 16, "{what}");
+    }
+
+    let locked_before = lab.client.state_miner_available_balance(&miner, &TipSetKey::HEAD).await.unwrap();
+    let landed = lab.send(message).await;
+    assert_eq!((landed.receipt.exit_code, landed.receipt.r#return.as_slice()), (0, &[0x82, 2, 0x80][..]));
+    let head = lab.devnet.head();
+    let sector = lab.client.state_sector_get_info(&miner, 0, head.key()).await.unwrap().unwrap();
+    assert_eq!(sector.activation, landed.height - 1);
+    assert_eq!(sector.sealed_cid, sealed_cid(&data.comm_r));
+    assert_eq!(sector.deal_weight, (sector.expiration - sector.activation) * num_bigint::BigInt::from(1024));
+    assert_eq!(sector.initial_pledge, TokenAmount::from_atto(59_604_643_840_u64), "the pledge of 2 KiB is capped");
+    assert!(lab.client.state_sector_pre_commit_info(&miner, 0, head.key()).await.unwrap().is_none());
+    let freed = lab.client.state_miner_available_balance(&miner, head.key()).await.unwrap() - locked_before;
+    assert_eq!(freed, (deposit - sector.initial_pledge) * 2_u64, "deposits come back, pledges stay");
+
+    // New sectors live and have no power; at the end of their deadline they are faulty.
+    let count = lab.client.state_miner_sector_count(&miner, head.key()).await.unwrap();
+    assert_eq!((count.live, count.active, count.faulty), (2, 0, 0));
+    let place = lab.client.state_sector_partition(&miner, 0, head.key()).await.unwrap();
+    let proving_period = 2880;
+    lab.advance(proving_period + 60);
+    let head = lab.devnet.head();
+    let count = lab.client.state_miner_sector_count(&miner, head.key()).await.unwrap();
+    assert_eq!((count.live, count.active, count.faulty), (2, 0, 2));
+    assert_eq!(lab.client.state_sector_partition(&miner, 0, head.key()).await.unwrap(), place);
+    let expiration = lab.client.state_sector_expiration(&miner, 0, head.key()).await.unwrap();
+    assert_eq!(expiration.on_time, Epoch(0));
+    let power = lab.client.state_miner_power(&miner, head.key()).await.unwrap();
+    assert_eq!(power.miner_power, Default::default());
+    let deadline = lab.client.state_miner_proving_deadline(&miner, head.key()).await.unwrap();
+    assert!(deadline.open <= head.height && head.height < deadline.close, "a miner with sectors has a cron");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pre_commit_that_is_never_proven_loses_its_deposit() {
+    let lab = Lab::start().await;
+    let worker = lab.funded(100).await;
+    let miner = lab.miner(worker).await;
+    lab.advance(10);
+    let replica = seal(&lab, miner, 5, None).await;
+    let now = lab.devnet.head().height;
+    let batch = PreCommitSectorBatch2Params { sectors: vec![replica.pre_commit(now)] };
+    lab.send(Message::new(worker, miner, PRE_COMMIT, TokenAmount::from_whole(1), batch.to_cbor())).await;
+    let burnt_id = Address::new_id(99);
+    let burnt = lab.client.wallet_balance(&burnt_id).await.unwrap();
+
+    // Window of 86,410 epochs and eight hours; null rounds make it bearable.
+    let window = 86_410 + 8 * 120 + 200;
+    lab.devnet.advance_over(window);
+    lab.advance(1);
+
+    assert!(lab.client.state_sector_pre_commit_info(&miner, 5, &TipSetKey::HEAD).await.unwrap().is_none());
+    assert!(lab.client.wallet_balance(&burnt_id).await.unwrap() > burnt);
+    let allocated = lab.client.state_miner_allocated(&miner, &TipSetKey::HEAD).await.unwrap();
+    assert!(allocated.get(5), "the number is used for ever");
+}

@@ -1,0 +1,145 @@
+//! Frames on the websocket as a Lotus node sends them.
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::support::Lab;
+
+/// Bound on the wait for a frame.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Socket {
+    async fn open(lab: &Lab) -> Socket {
+        Socket(tokio_tungstenite::connect_async(address(lab)).await.unwrap().0)
+    }
+
+    async fn say(&mut self, text: impl Into<String>) {
+        self.0.send(Message::text(text.into())).await.unwrap();
+    }
+
+    async fn subscribe(&mut self, id: Value) {
+        let request = json!({ "jsonrpc": "2.0", "method": "Filecoin.ChainNotify", "params": [], "id": id });
+        self.say(request.to_string()).await;
+    }
+
+    async fn next(&mut self) -> Message {
+        tokio::time::timeout(PATIENCE, self.0.next()).await.expect("a frame in time").unwrap().unwrap()
+    }
+
+    /// The next text frame.
+    async fn hear(&mut self) -> String {
+        loop {
+            if let Message::Text(text) = self.next().await {
+                return text.to_string();
+            }
+        }
+    }
+
+    async fn hear_json(&mut self) -> Value {
+        serde_json::from_str(&self.hear().await).unwrap()
+    }
+
+    /// Channel, type and height of the next value.
+    async fn hear_value(&mut self) -> (i64, String, i64) {
+        let frame = self.hear_json().await;
+        assert_eq!(frame["method"], "xrpc.ch.val", "{frame}");
+        assert!(frame.get("id").is_none(), "values carry no id");
+        let change = &frame["params"][1][0];
+        let kind = change["Type"].as_str().unwrap().to_owned();
+        (frame["params"][0].as_i64().unwrap(), kind, change["Val"]["Height"].as_i64().unwrap())
+    }
+}
+
+fn address(lab: &Lab) -> String {
+    lab.devnet.url.join("/rpc/v1").unwrap().to_string().replace("http://", "ws://")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_tells_the_head_then_every_change_until_its_request_is_cancelled() {
+    let lab = Lab::start().await;
+    let mut socket = Socket::open(&lab).await;
+    socket.subscribe(json!(1)).await;
+    // The exact bytes of the record, newline included.
+    assert_eq!(socket.hear().await, "{\"id\":1,\"jsonrpc\":\"2.0\",\"result\":1}\n");
+    assert_eq!(socket.hear_value().await, (1, "current".to_owned(), 0));
+    lab.advance(2);
+    assert_eq!(socket.hear_value().await, (1, "apply".to_owned(), 1));
+    assert_eq!(socket.hear_value().await, (1, "apply".to_owned(), 2));
+
+    // A second channel has its own number; a string id is as good.
+    socket.subscribe(json!("second")).await;
+    assert_eq!(socket.hear().await, "{\"id\":\"second\",\"jsonrpc\":\"2.0\",\"result\":2}\n");
+    assert_eq!(socket.hear_value().await, (2, "current".to_owned(), 2));
+
+    // Cancelled is the request, not the channel; what is not known is ignored.
+    for params in [json!([2]), json!(["nobody"])] {
+        socket.say(json!({ "jsonrpc": "2.0", "method": "xrpc.cancel", "params": params }).to_string()).await;
+    }
+    socket.say(json!({ "jsonrpc": "2.0", "method": "xrpc.cancel", "params": ["second"] }).to_string()).await;
+    assert_eq!(socket.hear().await, "{\"jsonrpc\":\"2.0\",\"method\":\"xrpc.ch.close\",\"params\":[2]}\n");
+    lab.advance(1);
+    assert_eq!(socket.hear_value().await, (1, "apply".to_owned(), 3));
+    socket.say(json!({ "jsonrpc": "2.0", "method": "xrpc.cancel", "params": [1], "id": 7 }).to_string()).await;
+    assert_eq!(socket.hear().await, "{\"jsonrpc\":\"2.0\",\"method\":\"xrpc.ch.close\",\"params\":[1]}\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reorganisation_is_one_frame() {
+    let lab = Lab::start().await;
+    lab.advance(4);
+    let mut socket = Socket::open(&lab).await;
+    socket.subscribe(json!(1)).await;
+    socket.hear().await;
+    assert_eq!(socket.hear_value().await, (1, "current".to_owned(), 4));
+
+    lab.devnet.reorganise(1, 2).unwrap();
+
+    let frame = socket.hear_json().await;
+    let changes: Vec<(String, i64)> = frame["params"][1]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| (change["Type"].as_str().unwrap().to_owned(), change["Val"]["Height"].as_i64().unwrap()))
+        .collect();
+    assert_eq!(changes, [("revert".to_owned(), 4), ("apply".to_owned(), 4), ("apply".to_owned(), 5)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_share_the_connection_and_nonsense_gets_no_answer() {
+    let lab = Lab::start().await;
+    let mut socket = Socket::open(&lab).await;
+    socket.say("{nonsense").await;
+    socket.say(json!({ "jsonrpc": "2.0", "method": "Filecoin.NoSuch", "params": [], "id": 1 }).to_string()).await;
+    assert_eq!(
+        socket.hear().await,
+        "{\"error\":{\"code\":-32601,\"message\":\"method 'Filecoin.NoSuch' not found\"},\"id\":1,\"jsonrpc\":\"2.0\"}\n"
+    );
+    socket
+        .say(json!({ "jsonrpc": "2.0", "method": "Filecoin.StateNetworkName", "params": [], "id": 2 }).to_string())
+        .await;
+    assert_eq!(socket.hear_json().await["result"], lab.devnet.network_name());
+    // Without a token only reading is allowed.
+    socket
+        .say(json!({ "jsonrpc": "2.0", "method": "Filecoin.WalletNew", "params": ["bls"], "id": 3 }).to_string())
+        .await;
+    assert_eq!(socket.hear_json().await["error"]["code"], 1);
+    // The server pings after five quiet seconds.
+    assert!(matches!(socket.next().await, Message::Ping(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_token_gets_no_websocket() {
+    let lab = Lab::start().await;
+    let refused = tokio_tungstenite::connect_async(format!("{}?token=nonsense", address(&lab))).await;
+    match refused {
+        Err(Error::Http(response)) => assert_eq!(response.status().as_u16(), 401),
+        other => panic!("expected 401, got {other:?}"),
+    }
+}

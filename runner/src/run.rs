@@ -1,1 +1,440 @@
-//! Under construction.
+//! One machine of the cluster: reads its configuration, connects everything, registers, works until it
+//! is told to stop, and stops in order.
+//!
+//! What is wrong with the configuration ends the start with one sentence. A chain node that is away
+//! does not: the machine serves `/readyz`, says why it is not ready, and keeps asking.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use curio_chain::{Client, RpcError};
+use curio_core::Resources;
+use curio_core::config::{Config, Effective};
+use curio_harmony::{Db, DbError, Engine, EngineState, MachineSpec, StartError, Timing};
+use curio_proofs::Snark;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::cli::sentence;
+use crate::deps::{Chance, Deps, Network};
+use crate::http::{self, Phase, Probes};
+use crate::metrics::Metrics;
+use crate::parameters::Parameters;
+use crate::prove::Prover;
+use crate::seal::counters::Counters;
+use crate::seal::fault_pause::FaultPause;
+use crate::settings::{self, Process, SettingsError};
+use crate::storage::location::RedeclareError;
+use crate::storage::remote::RemoteState;
+use crate::storage::{Storage, StorageOptions, StorageTiming, remote};
+use crate::{chain_follow, registry};
+
+/// Pause between two questions to a chain node that does not answer; doubles up to the second.
+const CHAIN_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// How long the background loops may take to end.
+const LOOPS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Host and port of the database, for finding the address that others reach this machine at.
+    pub database_host: Option<(String, u16)>,
+    /// Layers over `base`.
+    pub layers: Vec<String>,
+    /// Stable name.
+    pub name: String,
+    pub listen: SocketAddr,
+    /// Host and port that other machines use.
+    pub advertise: Option<String>,
+    /// Told when the machine is registered and serves.
+    pub ready_file: Option<PathBuf>,
+    pub capacity: Capacity,
+    /// For running tasks, after the stop.
+    pub grace: Duration,
+    /// SNARKs from the trapdoor of the test parameters.
+    #[cfg(debug_assertions)]
+    pub simulated_snarks: bool,
+}
+
+/// Resources that a person states; those found stand in for the rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Capacity {
+    pub cpu: Option<u32>,
+    pub ram_bytes: Option<u64>,
+    /// Whole devices.
+    pub gpu: Option<u32>,
+}
+
+impl Capacity {
+    fn over(self, found: Resources) -> Resources {
+        Resources {
+            cpu: self.cpu.unwrap_or(found.cpu),
+            ram_bytes: self.ram_bytes.unwrap_or(found.ram_bytes),
+            gpu_milli: self.gpu.map_or(found.gpu_milli, |devices| devices.saturating_mul(1000)),
+        }
+    }
+}
+
+/// This machine cannot start, or cannot go on. Each is one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("failed to use the database")]
+    Db(#[from] DbError),
+    #[error("failed to listen on {address}; stop what listens there, or choose another address with --listen")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("failed to compare the storage paths with the database")]
+    Storage(#[from] RedeclareError),
+    #[error(transparent)]
+    Chain(RpcError),
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    #[error("failed to write the ready file {}", path.display())]
+    ReadyFile {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("another process runs as machine '{name}' now; give each runner a name of its own with --name")]
+    Replaced { name: String },
+    #[error("the layers {layers} enable nothing on this machine; name a layer such as seal with --layers")]
+    NothingEnabled { layers: String },
+}
+
+/// Runs this machine until `stop`, then stops in order.
+///
+/// # Errors
+/// What is wrong with the configuration, the address, the token or the database at the start.
+pub async fn run(db: Db, options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
+    let effective = settings::load(&db, &options.layers).await?;
+    warn_about(&effective);
+    let config = Arc::new(effective.config);
+    if !config.subsystems.seals() {
+        return Err(RunError::NothingEnabled { layers: format!("base,{}", options.layers.join(",")) });
+    }
+    let chain = settings::chain_client(&config, &Process)?;
+    let secret = settings::storage_secret(&config, &Process)?;
+    if secret.is_none() {
+        warn!("no Apis.StorageRPCSecret is set: this machine neither serves sector files to others nor fetches theirs");
+    }
+    let prover = settings::prover()?;
+    let parameters = parameters_of(snark_of(&options));
+
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(|source| RunError::Listen { address: options.listen, source })?;
+    let local = listener.local_addr().map_err(|source| RunError::Listen { address: options.listen, source })?;
+
+    let storage_options = StorageOptions { machine: options.name.clone(), secret, timing: StorageTiming::default() };
+    let storage = Storage::new(db.clone(), storage_options);
+    storage.redeclare().await?;
+    storage.report_health_once().await?;
+
+    // Two stops: work ends first, while files are still served to others; then the rest ends.
+    let work_ends = stop.child_token();
+    let all_ends = CancellationToken::new();
+    let counters = Arc::new(Counters::default());
+    let metrics = Metrics::new(db.clone(), Arc::clone(&counters), &options.name);
+    let probes =
+        Probes::new(db.clone(), chain.clone(), config.subsystems.enable_po_rep_proof.then(|| parameters.clone()));
+    let routes = http::router(probes.clone(), metrics.clone())
+        .merge(remote::router(RemoteState { storage: storage.clone(), prover: prover.clone() }));
+    let mut background = JoinSet::new();
+    {
+        let all_ends = all_ends.clone();
+        background.spawn(async move {
+            if let Err(error) = http::serve(listener, routes, all_ends).await {
+                error!(error = %error, "the HTTP server ended");
+            }
+        });
+        background.spawn(storage.clone().report_health(work_ends.clone()));
+    }
+    info!(machine = %options.name, "machine '{}' serves on {local}", options.name);
+
+    let parts = Parts { db, config, chain, storage, prover, parameters, counters, metrics, probes };
+    let outcome = work(parts, &options, local, &work_ends).await;
+    all_ends.cancel();
+    work_ends.cancel();
+    let ended = tokio::time::timeout(LOOPS_TIMEOUT, async { while background.join_next().await.is_some() {} });
+    if ended.await.is_err() {
+        warn!("background work did not end within {} s and is left", LOOPS_TIMEOUT.as_secs());
+    }
+    outcome
+}
+
+/// What the machine is made of before it knows its chain.
+struct Parts {
+    db: Db,
+    config: Arc<Config>,
+    chain: Client,
+    storage: Storage,
+    prover: Prover,
+    parameters: Parameters,
+    counters: Arc<Counters>,
+    metrics: Metrics,
+    probes: Probes,
+}
+
+/// From the first word with the chain node to the end of the last task.
+async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &CancellationToken) -> Result<(), RunError> {
+    let Parts { db, config, chain, storage, prover, parameters, counters, metrics, probes } = parts;
+    let Some(network) = wait_for_chain(&chain, &probes, stop).await? else { return Ok(()) };
+    info!("the chain is '{}', with a block every {:?}", network.name, network.block_delay);
+
+    let deps = Deps {
+        db: db.clone(),
+        chain,
+        storage,
+        prover: prover.clone(),
+        config: Arc::clone(&config),
+        network,
+        machine: options.name.as_str().into(),
+        chance: Chance::system(),
+        http: reqwest::Client::new(),
+        counters,
+        fault_pause: FaultPause::from_env(),
+        snark: snark_of(options),
+        parameters: parameters.clone(),
+    };
+    let registry = registry::registry(&deps);
+    let tasks: Vec<String> = registry.names().map(|name| name.to_string()).collect();
+    let address = advertised(options, local);
+    let machine = MachineSpec {
+        name: options.name.clone(),
+        address: address.clone(),
+        resources: options.capacity.over(curio_harmony::capacity::detect()),
+        layers: options.layers.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: Vec::new(),
+    };
+    let resources = machine.resources;
+    let engine = Engine::start(db.clone(), registry, machine, timing(&config)).await?;
+    let machine_id = engine.machine_id();
+    let loops = chain_follow::start(&deps, engine.completions(), stop.clone());
+    metrics.watch(engine.metrics(), loops.status_handle(), resources);
+    let parameters_came = Arc::new(Notify::new());
+    let keeper = config.subsystems.enable_po_rep_proof.then(|| {
+        let came = Arc::clone(&parameters_came);
+        tokio::spawn(parameters.keep(db, prover, move || came.notify_one(), stop.clone()))
+    });
+    let mut state = engine.state();
+    probes.enter(Phase::Running { machine_id, state: state.clone() });
+    info!(
+        machine.id = machine_id,
+        "reached at {address}, with {} cores and {} of memory, runs {}",
+        resources.cpu,
+        crate::cli::output::bytes(resources.ram_bytes),
+        tasks.join(", ")
+    );
+    let mut outcome = match &options.ready_file {
+        Some(file) => write_ready_file(file, &options.name, machine_id, local, &tasks),
+        None => Ok(()),
+    };
+    while outcome.is_ok() {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = parameters_came.notified() => engine.nudge(),
+            // The sender lives as long as the engine, so that this is a change.
+            _ = state.changed() => {
+                if *state.borrow_and_update() == EngineState::Replaced {
+                    outcome = Err(RunError::Replaced { name: options.name.clone() });
+                }
+            }
+        }
+    }
+
+    stop.cancel();
+    probes.enter(Phase::Stopping);
+    if let Some(file) = &options.ready_file {
+        // Whoever waits for the file sees that the machine has gone; a file that is gone is as good.
+        let _ = std::fs::remove_file(file);
+    }
+    if tokio::time::timeout(LOOPS_TIMEOUT, loops.join()).await.is_err() {
+        warn!("chain loops did not end within {} s and are left", LOOPS_TIMEOUT.as_secs());
+    }
+    if let Some(keeper) = keeper {
+        let _ = tokio::time::timeout(LOOPS_TIMEOUT, keeper).await;
+    }
+    engine.shutdown(options.grace).await;
+    info!("stopped");
+    outcome
+}
+
+/// Says which keys of the layers have no effect, so that nobody waits for what never comes.
+fn warn_about(effective: &Effective) {
+    for (key, layer) in effective.without_effect() {
+        warn!("{key} in layer '{layer}' has no effect: this version does nothing with it");
+    }
+}
+
+fn parameters_of(snark: Snark) -> Parameters {
+    match snark {
+        Snark::Real => Parameters::new(curio_proofs::params::default_dir()),
+        #[cfg(debug_assertions)]
+        Snark::Simulated => Parameters::assume_ready(),
+    }
+}
+
+#[cfg(debug_assertions)]
+fn snark_of(options: &RunOptions) -> Snark {
+    if options.simulated_snarks { Snark::Simulated } else { Snark::Real }
+}
+
+#[cfg(not(debug_assertions))]
+fn snark_of(_options: &RunOptions) -> Snark {
+    Snark::Real
+}
+
+fn timing(config: &Config) -> Timing {
+    let harmony = &config.harmony;
+    Timing {
+        poll_busy: harmony.poll_busy.get(),
+        poll_idle: harmony.poll_idle.get(),
+        heartbeat: harmony.heartbeat.get(),
+        lease: harmony.lease.get(),
+        ..Timing::default()
+    }
+}
+
+/// Asks the chain node until it answers; nothing when told to stop before.
+///
+/// # Errors
+/// A node that refuses the token: asking again would not help.
+async fn wait_for_chain(
+    chain: &Client,
+    probes: &Probes,
+    stop: &CancellationToken,
+) -> Result<Option<Network>, RunError> {
+    let (mut pause, longest) = CHAIN_RETRY;
+    loop {
+        let answer = tokio::select! {
+            answer = Network::learn(chain) => answer,
+            () = stop.cancelled() => return Ok(None),
+        };
+        match answer {
+            Ok(network) => return Ok(Some(network)),
+            Err(error @ RpcError::Unauthorized { .. }) => return Err(RunError::Chain(error)),
+            Err(error) => {
+                let text = sentence(&error);
+                warn!("{text}; no task is taken before it answers; asking again in {pause:?}");
+                probes.enter(Phase::WaitingForChain(text));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// Host and port at which other machines reach this one.
+fn advertised(options: &RunOptions, local: SocketAddr) -> String {
+    match &options.advertise {
+        Some(address) => address.clone(),
+        None => reachable(local, address_towards(options.database_host.as_ref())).to_string(),
+    }
+}
+
+/// The listening address, with the address towards the database in place of "every address".
+fn reachable(local: SocketAddr, towards_database: Option<IpAddr>) -> SocketAddr {
+    match towards_database {
+        Some(address) if local.ip().is_unspecified() => SocketAddr::new(address, local.port()),
+        _ => local,
+    }
+}
+
+/// The address that this machine uses towards the database, which all machines reach. Sends nothing:
+/// connecting a datagram socket only chooses the route.
+fn address_towards(database: Option<&(String, u16)>) -> Option<IpAddr> {
+    let (host, port) = database?;
+    ["0.0.0.0:0", "[::]:0"].into_iter().find_map(|any| {
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect((host.as_str(), *port)).ok()?;
+        socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
+    })
+}
+
+/// Writes the file whole or not at all: a reader never sees half of it.
+fn write_ready_file(
+    file: &Path,
+    name: &str,
+    machine_id: i64,
+    local: SocketAddr,
+    tasks: &[String],
+) -> Result<(), RunError> {
+    let failed = |source| RunError::ReadyFile { path: file.to_path_buf(), source };
+    let host = if local.ip().is_unspecified() { SocketAddr::new(loopback(local), local.port()) } else { local };
+    let ready = json!({
+        "url": format!("http://{host}"),
+        "machine": name,
+        "machine_id": machine_id,
+        "pid": std::process::id(),
+        "tasks": tasks,
+    });
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".writing");
+    let temporary = PathBuf::from(temporary);
+    std::fs::write(&temporary, ready.to_string()).map_err(failed)?;
+    std::fs::rename(&temporary, file).map_err(failed)
+}
+
+fn loopback(local: SocketAddr) -> IpAddr {
+    match local {
+        SocketAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
+        SocketAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_machine_that_listens_everywhere_gives_the_address_towards_the_database() {
+        let towards = Some(IpAddr::from([10, 0, 0, 7]));
+        assert_eq!(reachable(address("0.0.0.0:12300"), towards), address("10.0.0.7:12300"));
+        assert_eq!(reachable(address("10.1.1.1:12300"), towards), address("10.1.1.1:12300"));
+        assert_eq!(reachable(address("0.0.0.0:12300"), None), address("0.0.0.0:12300"));
+    }
+
+    #[test]
+    fn the_address_towards_a_local_database_is_the_loopback() {
+        let towards = address_towards(Some(&("127.0.0.1".to_owned(), 5432)));
+        assert_eq!(towards, Some(IpAddr::from([127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn stated_resources_replace_those_found_one_by_one() {
+        let found = Resources { cpu: 64, ram_bytes: 1 << 40, gpu_milli: 2000 };
+        let stated = Capacity { cpu: Some(2), ram_bytes: None, gpu: Some(0) };
+        assert_eq!(stated.over(found), Resources { cpu: 2, ram_bytes: 1 << 40, gpu_milli: 0 });
+    }
+
+    #[test]
+    fn the_ready_file_is_whole_json() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("ready.json");
+        write_ready_file(&file, "sealing-0", 7, address("0.0.0.0:12300"), &["SDR".to_owned()]).expect("it is written");
+        let text = std::fs::read_to_string(&file).expect("it is there");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        assert_eq!(value["url"], "http://127.0.0.1:12300");
+        assert_eq!(value["machine"], "sealing-0");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing else is left");
+    }
+}

@@ -1,0 +1,77 @@
+//! Why a command was refused: one sentence that says what to do.
+
+use std::error::Error;
+
+use curio_harmony::{ConnectError, DbError, MigrateError, SchemaError, TxError};
+
+use crate::run::RunError;
+use crate::settings::SettingsError;
+
+/// A command was refused or failed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error("no database is named; give --db postgres://USER:PASSWORD@HOST:PORT/NAME, or set CURIO_DB_URL")]
+    NoDatabase,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Start(#[from] crate::seal::start::StartError),
+    #[error(transparent)]
+    Attach(#[from] crate::storage::path::AttachError),
+    #[error(transparent)]
+    Params(#[from] curio_proofs::params::ParamsError),
+    #[error("failed to use the database")]
+    Db(#[from] DbError),
+    #[error("failed to use the database")]
+    Tx(#[from] TxError),
+    #[error("failed to start the runtime")]
+    Runtime(#[source] std::io::Error),
+    /// The sentence is all there is.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl CliError {
+    /// A refusal with its sentence.
+    pub fn refused(sentence: impl Into<String>) -> CliError {
+        CliError::Refused(sentence.into())
+    }
+}
+
+/// An error and its causes in one line; a cause whose text is already there is left out.
+pub fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to read the layer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn a_sentence_is_one_line_with_each_cause_once() {
+        let error = Outer(std::io::Error::other("disk\n  full"));
+        assert_eq!(sentence(&error), "failed to read the layer: disk full");
+    }
+}

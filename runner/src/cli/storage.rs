@@ -1,0 +1,127 @@
+//! `curio storage`: the storage paths of machines.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::args::{machine_name, parse_bytes};
+use super::output::{Output, Table, bytes, number, or_dash, text};
+use super::{APPLICATION, CliError, Database};
+use crate::storage::path::{self, Attach, DEFAULT_WEIGHT, Init, PathRow};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StorageCommand {
+    /// Make a directory a storage path of a machine.
+    Attach(AttachArgs),
+    /// List the storage paths, their room, and the machines that reach them.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    /// Directory on this machine.
+    path: PathBuf,
+    /// Make a new storage path of the directory.
+    #[arg(long)]
+    init: bool,
+    /// With --init: sectors may be sealed here.
+    #[arg(long, requires = "init")]
+    seal: bool,
+    /// With --init: finished sectors may be kept here.
+    #[arg(long, requires = "init")]
+    store: bool,
+    /// With --init: preference among paths with room; larger is preferred.
+    #[arg(long, requires = "init", default_value_t = DEFAULT_WEIGHT)]
+    weight: u64,
+    /// With --init: the most bytes to use, such as 1TiB; 0 is no limit.
+    #[arg(long, requires = "init", default_value = "0", value_parser = parse_bytes, value_name = "SIZE")]
+    max_storage: u64,
+    /// Stable name of the machine that reaches the path (default: the host name).
+    #[arg(long, env = "CURIO_NODE_NAME", value_name = "NAME")]
+    machine: Option<String>,
+}
+
+pub(super) async fn execute(place: &Database, output: Output, command: StorageCommand) -> Result<(), CliError> {
+    match command {
+        StorageCommand::Attach(args) => attach(place, output, &args).await,
+        StorageCommand::List => {
+            let db = place.open(APPLICATION).await?;
+            let paths = path::list(&db).await?;
+            let json: Vec<serde_json::Value> = paths.iter().map(as_json).collect();
+            output.show(&json, || table(&paths).render("no storage path yet; add one with `curio storage attach`"));
+            Ok(())
+        }
+    }
+}
+
+async fn attach(place: &Database, output: Output, args: &AttachArgs) -> Result<(), CliError> {
+    let machine = machine_name(args.machine.as_deref()).map_err(CliError::refused)?;
+    let db = place.open(APPLICATION).await?;
+    let init = args.init.then_some(Init {
+        can_seal: args.seal,
+        can_store: args.store,
+        weight: args.weight,
+        max_storage_bytes: args.max_storage,
+    });
+    let attached = path::attach(&db, &Attach { root: &args.path, machine: &machine, init }).await?;
+    output.show(&attached, || {
+        let already = if attached.already { " already" } else { "" };
+        format!("{} is{already} storage path {} of machine '{machine}'", attached.root.display(), attached.storage_id)
+    });
+    Ok(())
+}
+
+fn as_json(path: &PathRow) -> serde_json::Value {
+    let machines: Vec<_> =
+        path.machines.iter().map(|(name, local)| json!({ "machine": name, "path": local })).collect();
+    json!({
+        "storage_id": path.storage_id,
+        "seal": path.can_seal,
+        "store": path.can_store,
+        "weight": path.weight,
+        "max_storage_bytes": path.max_storage_bytes,
+        "capacity_bytes": path.capacity_bytes,
+        "available_bytes": path.available_bytes,
+        "reserved_bytes": path.reserved_bytes,
+        "used_bytes": path.used_bytes,
+        "sector_files": path.sector_files,
+        "heartbeat_age_seconds": path.heartbeat_age.map(|age| age.as_secs_f64()),
+        "error": path.heartbeat_error,
+        "machines": machines,
+    })
+}
+
+fn table(paths: &[PathRow]) -> Table {
+    let mut table = Table::new([
+        text("ID"),
+        text("USE"),
+        number("ROOM"),
+        number("RESERVED"),
+        number("USED"),
+        number("FILES"),
+        text("MACHINE: PATH").shrinks_to(20),
+        text("PROBLEM").shrinks_to(7),
+    ]);
+    for path in paths {
+        let usage = match (path.can_seal, path.can_store) {
+            (true, true) => "seal+store",
+            (true, false) => "seal",
+            (false, true) => "store",
+            (false, false) => "-",
+        };
+        let machines: Vec<String> =
+            path.machines.iter().map(|(machine, local)| format!("{machine}: {}", local.display())).collect();
+        table.row([
+            path.storage_id.chars().take(8).collect(),
+            usage.to_owned(),
+            bytes(path.available_bytes),
+            bytes(path.reserved_bytes),
+            bytes(path.used_bytes),
+            path.sector_files.to_string(),
+            machines.join(", "),
+            or_dash(path.heartbeat_error.clone()),
+        ]);
+    }
+    table
+}

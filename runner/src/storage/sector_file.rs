@@ -1,0 +1,230 @@
+//! The three kinds of sector files and the names of what lies in a cache directory.
+
+use std::fmt;
+use std::str::FromStr;
+
+use curio_core::SealProof;
+use serde::{Deserialize, Serialize};
+
+/// Kind of a sector's file; the number is `sector_filetype` in the database, a bit of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SectorFile {
+    /// The client's data, fr32-padded; a file of the sector's size.
+    Unsealed = 1,
+    /// The replica; a file of the sector's size.
+    Sealed = 2,
+    /// A directory: layers and trees while sealing, tree-r-last and the aux files afterwards.
+    Cache = 4,
+}
+
+/// The text names no kind of sector file.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no kind of sector file; there are unsealed, sealed and cache")]
+pub struct UnknownSectorFile(pub String);
+
+/// Room besides the listed bytes: block rounding, directories, `t_aux` (at most 10 KiB).
+const SLACK_BYTES: u64 = 64 << 10;
+
+impl SectorFile {
+    /// All kinds, in the order in which they are moved: what proving needs comes first.
+    pub const ALL: [SectorFile; 3] = [SectorFile::Cache, SectorFile::Sealed, SectorFile::Unsealed];
+
+    /// The number in `sector_filetype`.
+    pub fn bit(self) -> i32 {
+        self as i32
+    }
+
+    /// The kind with this number in `sector_filetype`.
+    pub fn from_bit(bit: i32) -> Option<SectorFile> {
+        SectorFile::ALL.into_iter().find(|file| file.bit() == bit)
+    }
+
+    /// The directory in a storage path, also the word in addresses of `/remote`.
+    pub fn dir_name(self) -> &'static str {
+        match self {
+            SectorFile::Unsealed => "unsealed",
+            SectorFile::Sealed => "sealed",
+            SectorFile::Cache => "cache",
+        }
+    }
+
+    /// Whether it is a directory of files rather than one file.
+    pub fn is_dir(self) -> bool {
+        self == SectorFile::Cache
+    }
+
+    /// Most bytes it takes while the sector is sealed (overheads of Curio, in tenths of the sector
+    /// size: eleven layers, tree-d twice the sector, and tree-c with the small rest, 1.1).
+    pub fn sealing_bytes(self, proof: SealProof) -> u64 {
+        self.bytes(proof, 141)
+    }
+
+    /// Most bytes it takes once the sector is finalized.
+    pub fn finalized_bytes(self, proof: SealProof) -> u64 {
+        self.bytes(proof, 1)
+    }
+
+    fn bytes(self, proof: SealProof, cache_tenths: u64) -> u64 {
+        let tenths = match self {
+            SectorFile::Cache => cache_tenths,
+            SectorFile::Sealed | SectorFile::Unsealed => 10,
+        };
+        proof.sector_size() / 10 * tenths + proof.sector_size() % 10 * tenths / 10 + SLACK_BYTES
+    }
+}
+
+impl fmt::Display for SectorFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.dir_name())
+    }
+}
+
+impl FromStr for SectorFile {
+    type Err = UnknownSectorFile;
+
+    fn from_str(text: &str) -> Result<SectorFile, UnknownSectorFile> {
+        SectorFile::ALL
+            .into_iter()
+            .find(|file| file.dir_name() == text)
+            .ok_or_else(|| UnknownSectorFile(text.to_owned()))
+    }
+}
+
+/// Sum of the bits of a set of files, for columns that hold a set.
+pub fn bits(files: &[SectorFile]) -> i32 {
+    files.iter().fold(0, |sum, file| sum | file.bit())
+}
+
+/// The files of a set of bits; unknown bits are left out.
+pub fn of_bits(bits: i32) -> Vec<SectorFile> {
+    SectorFile::ALL.into_iter().filter(|file| bits & file.bit() != 0).collect()
+}
+
+/// Name of a file inside a cache directory, from the closed list of names that sealing writes. Nothing
+/// else is served or fetched, so a name can never lead out of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CacheName(String);
+
+/// The text is not the name of a cache file.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not the name of a file that sealing writes into a cache")]
+pub struct NotACacheName(pub String);
+
+/// Most files a cache directory holds: 16 trees of both kinds, 11 layers, tree-d, two aux files.
+pub const MAX_CACHE_FILES: usize = 46;
+
+impl CacheName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn is_known(text: &str) -> bool {
+        if matches!(text, "p_aux" | "t_aux" | "sc-02-data-tree-d.dat" | "sc-02-data-tree-c.dat" | "sc-02-data-tree-r-last.dat")
+        {
+            return true;
+        }
+        let numbered = |prefix: &str, range: std::ops::RangeInclusive<u32>| {
+            text.strip_prefix(prefix)
+                .and_then(|rest| rest.strip_suffix(".dat"))
+                .and_then(|digits| digits.parse::<u32>().ok().filter(|number| number.to_string() == digits))
+                .is_some_and(|number| range.contains(&number))
+        };
+        numbered("sc-02-data-layer-", 1..=11)
+            || numbered("sc-02-data-tree-c-", 0..=15)
+            || numbered("sc-02-data-tree-r-last-", 0..=15)
+    }
+}
+
+impl FromStr for CacheName {
+    type Err = NotACacheName;
+
+    fn from_str(text: &str) -> Result<CacheName, NotACacheName> {
+        if CacheName::is_known(text) { Ok(CacheName(text.to_owned())) } else { Err(NotACacheName(text.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for CacheName {
+    type Error = NotACacheName;
+
+    fn try_from(text: String) -> Result<CacheName, NotACacheName> {
+        text.parse()
+    }
+}
+
+impl From<CacheName> for String {
+    fn from(name: CacheName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for CacheName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_and_names_are_those_of_curio() {
+        assert_eq!(
+            SectorFile::ALL.map(|file| (file.bit(), file.dir_name())),
+            [(4, "cache"), (2, "sealed"), (1, "unsealed")]
+        );
+        assert_eq!(bits(&[SectorFile::Cache, SectorFile::Unsealed]), 5);
+        assert_eq!(of_bits(6), [SectorFile::Cache, SectorFile::Sealed]);
+        assert_eq!(of_bits(0), []);
+    }
+
+    #[test]
+    fn a_32_gib_cache_needs_451_gib_while_sealing() {
+        let gib = SectorFile::Cache.sealing_bytes(SealProof::StackedDrg32GiBV1_1) >> 30;
+        assert_eq!(gib, 451);
+        assert_eq!(SectorFile::Sealed.sealing_bytes(SealProof::StackedDrg32GiBV1_1) >> 30, 32);
+        assert_eq!(SectorFile::Cache.finalized_bytes(SealProof::StackedDrg32GiBV1_1) >> 30, 3);
+    }
+
+    #[test]
+    fn every_name_that_sealing_writes_is_known_and_nothing_else() {
+        let known = [
+            "p_aux",
+            "t_aux",
+            "sc-02-data-layer-1.dat",
+            "sc-02-data-layer-11.dat",
+            "sc-02-data-tree-d.dat",
+            "sc-02-data-tree-c.dat",
+            "sc-02-data-tree-c-0.dat",
+            "sc-02-data-tree-c-15.dat",
+            "sc-02-data-tree-r-last.dat",
+            "sc-02-data-tree-r-last-7.dat",
+        ];
+        for name in known {
+            assert_eq!(name.parse::<CacheName>().map(String::from).as_deref(), Ok(name));
+        }
+        let refused = [
+            "",
+            ".",
+            "..",
+            "../p_aux",
+            "/etc/passwd",
+            "p_aux/",
+            "p_aux\0",
+            "P_AUX",
+            "sc-02-data-layer-0.dat",
+            "sc-02-data-layer-12.dat",
+            "sc-02-data-layer-01.dat",
+            "sc-02-data-layer-+1.dat",
+            "sc-02-data-layer-1.dat.tmp",
+            "sc-02-data-tree-c-16.dat",
+            "sc-02-data-tree-d-0.dat",
+            "sc-02-data-tree-r-last-..%2f.dat",
+        ];
+        for name in refused {
+            assert_eq!(name.parse::<CacheName>(), Err(NotACacheName(name.to_owned())), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `cargo xtask bench`: measures, and fails when a number that the project holds itself to is missed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command as Program;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
+
+use crate::postgres::{Durability, Installation, Server};
+use crate::{cargo, places, process, say};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// The task engine over 30 task kinds on a real PostgreSQL that syncs every commit
+    Scheduler {
+        /// Write the numbers to this file, one flat JSON object
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+}
+
+/// # Errors
+/// When the measurement cannot be made, or a number is missed; all missed ones are in the error.
+pub fn run(command: &Command) -> Result<()> {
+    let Command::Scheduler { json } = command;
+    let installation = Installation::find_or_install()?;
+    let mut build = cargo::command("build")?;
+    build.args(["--package=curio-harmony", "--example=bench_scheduler"]);
+    let built = cargo::build("the build", &mut build)?;
+    let program = built.first().context("cargo did not say where it put bench_scheduler")?;
+
+    let scratch = places::scratch("bench")?;
+    let server = Server::start(&installation, scratch.path(), Durability::Full)?;
+    println!("measuring on PostgreSQL {}, every commit on the disk", installation.version);
+    let numbers = scratch.path().join("numbers.json");
+    let mut bench = Program::new(&program.path);
+    bench.arg("--json").arg(&numbers).env("CURIO_TEST_DATABASE_URL", server.url());
+    process::run("the benchmark", &mut bench)?;
+
+    let text = fs::read_to_string(&numbers).context("the benchmark wrote no numbers")?;
+    if let Some(file) = json {
+        keep(file, &text)?;
+    }
+    let measured: Map<String, Value> = serde_json::from_str(&text).context("the benchmark wrote something else")?;
+    judge(&measured)
+}
+
+fn keep(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("failed to write {}", file.display()))
+}
+
+/// What a number must be.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// On two cores.
+const SCHEDULER: [(&str, Bound); 6] = [
+    ("statements_per_task", Bound::AtMost(2.1)),
+    ("tasks_per_second_per_db_core", Bound::AtLeast(2000.0)),
+    ("pickup_p50_ms", Bound::AtMost(20.0)),
+    ("pickup_p99_ms", Bound::AtMost(100.0)),
+    ("pickup_p99_without_hints_ms", Bound::AtMost(3200.0)),
+    ("idle_statements_per_second", Bound::AtMost(0.5)),
+];
+
+/// By how much idle statements may differ between one kind and thirty: one poll more or less in the time watched.
+const IDLE_TOLERANCE: f64 = 0.1;
+
+fn judge(measured: &Map<String, Value>) -> Result<()> {
+    let number = |name: &str| measured.get(name).and_then(Value::as_f64);
+    let mut missed = Vec::new();
+    for (name, bound) in SCHEDULER {
+        let (wanted, held) = match (bound, number(name)) {
+            (Bound::AtMost(most), value) => (format!("<= {most}"), value.is_some_and(|value| value <= most)),
+            (Bound::AtLeast(least), value) => (format!(">= {least}"), value.is_some_and(|value| value >= least)),
+        };
+        let shown = number(name).map_or("missing".to_owned(), |value| format!("{value:.3}"));
+        println!("{name:<32} {shown:>12}   {wanted:<10} {}", if held { "ok" } else { "MISSED" });
+        if !held {
+            missed.push(format!("{name} is {shown}, wanted {wanted}"));
+        }
+    }
+    if let (Some(many), Some(one)) = (number("idle_statements_per_second"), number(IDLE_WITH_ONE_KIND)) {
+        let held = (many - one).abs() <= IDLE_TOLERANCE;
+        println!("{IDLE_WITH_ONE_KIND:<32} {one:>12.3}   the same   {}", if held { "ok" } else { "MISSED" });
+        if !held {
+            missed.push(format!(
+                "idle statements depend on the number of kinds: {one:.3}/s with one, {many:.3}/s with 30"
+            ));
+        }
+    } else {
+        missed.push(format!("{IDLE_WITH_ONE_KIND} is missing"));
+    }
+    if missed.is_empty() {
+        println!("{}", say::bold("every number is met"));
+        Ok(())
+    } else {
+        bail!("{}", missed.join("; "))
+    }
+}
+
+const IDLE_WITH_ONE_KIND: &str = "idle_statements_per_second_with_one_kind";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn met() -> Map<String, Value> {
+        let numbers = json!({
+            "statements_per_task": 2.0, "tasks_per_second_per_db_core": 2500.0, "pickup_p50_ms": 3.0,
+            "pickup_p99_ms": 40.0, "pickup_p99_without_hints_ms": 3100.0, "idle_statements_per_second": 0.4,
+            "idle_statements_per_second_with_one_kind": 0.4,
+        });
+        numbers.as_object().expect("it is an object").clone()
+    }
+
+    #[test]
+    fn met_numbers_pass() {
+        judge(&met()).expect("all are met");
+    }
+
+    #[test]
+    fn each_missed_or_missing_number_is_named() {
+        for (name, value) in [
+            ("statements_per_task", json!(2.2)),
+            ("tasks_per_second_per_db_core", json!(1999)),
+            ("pickup_p99_ms", Value::Null),
+            ("idle_statements_per_second_with_one_kind", json!(0.1)),
+        ] {
+            let mut numbers = met();
+            numbers.insert(name.to_owned(), value);
+            let error = judge(&numbers).expect_err("a number is missed").to_string();
+            assert!(error.contains(name) || error.contains("depend on the number of kinds"), "{name}: {error}");
+        }
+    }
+}

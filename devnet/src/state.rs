@@ -3,6 +3,7 @@
 //! keeps the tree before and after it, and a failed message is undone by going back to a copy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cid::Cid;
 use fil_actors_shared::v18::{
@@ -138,10 +139,10 @@ pub struct AccountState {
 /// All actors at one point of the chain.
 #[derive(Clone, Debug)]
 pub struct StateTree {
-    actors: BTreeMap<ActorID, Actor>,
-    ids: BTreeMap<Address, ActorID>,
+    actors: BTreeMap<ActorID, Arc<Actor>>,
+    ids: Arc<BTreeMap<Address, ActorID>>,
     next_id: ActorID,
-    network_name: String,
+    network_name: Arc<str>,
 }
 
 impl StateTree {
@@ -149,9 +150,9 @@ impl StateTree {
     pub fn genesis(store: &Store, network_name: &str) -> StateTree {
         let mut tree = StateTree {
             actors: BTreeMap::new(),
-            ids: BTreeMap::new(),
+            ids: Arc::default(),
             next_id: FIRST_NEW_ID,
-            network_name: network_name.to_owned(),
+            network_name: network_name.into(),
         };
         let empty = store.put(&Vec::<u8>::new());
         for (id, kind) in [
@@ -167,22 +168,22 @@ impl StateTree {
             (BURNT_FUNDS_ACTOR_ID, Kind::Account),
         ] {
             let balance = TokenAmount::default();
-            tree.actors.insert(id, Actor { kind, head: empty, nonce: 0, balance, robust: None });
+            tree.actors.insert(id, Arc::new(Actor { kind, head: empty, nonce: 0, balance, robust: None }));
         }
         tree
     }
 
     pub fn actor(&self, id: ActorID) -> Option<&Actor> {
-        self.actors.get(&id)
+        self.actors.get(&id).map(Arc::as_ref)
     }
 
     pub fn actor_mut(&mut self, id: ActorID) -> Option<&mut Actor> {
-        self.actors.get_mut(&id)
+        self.actors.get_mut(&id).map(Arc::make_mut)
     }
 
     /// Every actor by id.
     pub fn actors(&self) -> impl Iterator<Item = (ActorID, &Actor)> {
-        self.actors.iter().map(|(id, actor)| (*id, actor))
+        self.actors.iter().map(|(id, actor)| (*id, actor.as_ref()))
     }
 
     /// The id behind an address. An id address stands for itself, whether or not there is an actor.
@@ -229,8 +230,8 @@ impl StateTree {
             id
         });
         let balance = TokenAmount::default();
-        self.actors.insert(id, Actor { kind, head, nonce: 0, balance, robust: Some(robust) });
-        self.ids.insert(robust, id);
+        self.actors.insert(id, Arc::new(Actor { kind, head, nonce: 0, balance, robust: Some(robust) }));
+        Arc::make_mut(&mut self.ids).insert(robust, id);
         id
     }
 
@@ -238,12 +239,12 @@ impl StateTree {
     /// returns the state root.
     pub fn flush(&mut self, store: &Store) -> Cid {
         let mut table: Map<'_, Store, ActorID> = make_empty_map(store, TREE_BIT_WIDTH);
-        for (address, id) in &self.ids {
+        for (address, id) in self.ids.iter() {
             table.set(address.to_bytes().into(), *id).expect("the table encodes, and memory does not refuse it");
         }
         let address_map = table.flush().expect("the table encodes, and memory does not refuse it");
-        let init = InitState { address_map, next_id: self.next_id, network_name: self.network_name.clone() };
-        if let Some(actor) = self.actors.get_mut(&INIT_ACTOR_ID) {
+        let init = InitState { address_map, next_id: self.next_id, network_name: self.network_name.to_string() };
+        if let Some(actor) = self.actor_mut(INIT_ACTOR_ID) {
             actor.head = store.put(&init);
         }
 

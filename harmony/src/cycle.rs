@@ -15,6 +15,7 @@ use crate::db::DbError;
 use crate::decide::{Offer, Refusal, Verdict, decide, order};
 use crate::engine::{Core, EngineState, Load};
 use crate::finish::Finished;
+use crate::hints::Allowance;
 use crate::pick::{self, Ask, PEEK, Place, Seen, Taken};
 use crate::propose::propose;
 use crate::task::{Class, Event, Reserved, TaskId};
@@ -26,6 +27,7 @@ pub(crate) struct Scheduler {
     ends: mpsc::Sender<Finished>,
     /// Grows with every look; equal kinds take turns by it.
     cycle: usize,
+    allowance: Allowance,
     /// Where to go on with a filtered kind whose first candidates were all refused.
     places: HashMap<usize, Place>,
     /// Filtered kinds that held capacity back in the last look and did not use it.
@@ -46,7 +48,16 @@ struct Looked {
 
 impl Scheduler {
     pub(crate) fn new(core: Arc<Core>, ends: mpsc::Sender<Finished>) -> Scheduler {
-        Scheduler { core, ends, cycle: 0, places: HashMap::new(), skip_once: HashSet::new(), proposed: HashMap::new() }
+        let allowance = Allowance::new(core.timing.hint_every, core.timing.hint_burst, Instant::now());
+        Scheduler {
+            core,
+            ends,
+            cycle: 0,
+            allowance,
+            places: HashMap::new(),
+            skip_once: HashSet::new(),
+            proposed: HashMap::new(),
+        }
     }
 
     /// Runs until the engine stops. `left` are tasks of this machine's last run, ours already.
@@ -90,18 +101,26 @@ impl Scheduler {
     }
 
     /// Sleeps until the next look is due, earlier for a hint. False when the engine stops.
-    async fn wait(&self, began: Instant, mut due: Instant, blocked: bool) -> bool {
+    async fn wait(&mut self, began: Instant, mut due: Instant, blocked: bool) -> bool {
         let core = &self.core;
+        let mut hinted = false;
         loop {
             if core.wake.take_now() {
-                due = due.min(began + core.timing.hint_gap);
+                let allowed = self.allowance.next().max(began + core.timing.hint_gap);
+                hinted |= allowed < due;
+                due = due.min(allowed);
             }
             if let Some(look) = core.wake.next_look() {
                 due = due.min(look.max(began + core.timing.hint_gap));
             }
             tokio::select! {
                 () = core.stopping.cancelled() => return false,
-                () = tokio::time::sleep_until(due) => return true,
+                () = tokio::time::sleep_until(due) => {
+                    if hinted {
+                        self.allowance.spend(Instant::now());
+                    }
+                    return true;
+                }
                 () = core.wake.notify.notified() => {
                     if blocked {
                         due = due.min(began + core.timing.poll_busy);

@@ -36,6 +36,10 @@ pub struct Timing {
     pub poll_idle: Duration,
     /// Least time between two looks that hints ask for.
     pub hint_gap: Duration,
+    /// Steady pace of looks that hints ask for; faster hints share a look.
+    pub hint_every: Duration,
+    /// Looks that hints may cause at once before the pace applies.
+    pub hint_burst: u32,
     pub heartbeat: Duration,
     /// A machine without a heartbeat for this long loses its tasks. At least three heartbeats.
     pub lease: Duration,
@@ -55,6 +59,8 @@ impl Default for Timing {
             poll_busy: Duration::from_millis(100),
             poll_idle: Duration::from_secs(3),
             hint_gap: Duration::from_millis(5),
+            hint_every: Duration::from_millis(40),
+            hint_burst: 8,
             heartbeat: Duration::from_secs(15),
             lease: Duration::from_secs(60),
             cool_down: Duration::from_secs(10),
@@ -388,7 +394,9 @@ impl Engine {
             warn!(task.id = %task, "attempt did not end in time and was cut off");
             let error = "the runner stopped before the attempt ended".to_owned();
             let aftermath = Aftermath::Again { counted: false, delay: Duration::ZERO, error, outcome: "stopping" };
-            let _ = self.ends.send(Finished { task, attempt, kind, aftermath, elapsed: Duration::ZERO }).await;
+            let end = Finished { task, attempt, kind, aftermath, elapsed: Duration::ZERO };
+            // While the database is away the queue may be full; the row is swept up at the end, or by the lease.
+            let _ = tokio::time::timeout(Duration::from_millis(100), self.ends.send(end)).await;
         }
     }
 }

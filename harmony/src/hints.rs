@@ -69,6 +69,51 @@ impl Wake {
     }
 }
 
+/// Bounds the looks that hints cause: a few at once, then so many per second. A busy machine then looks
+/// for many tasks at a time, and a quiet one at once.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    every: Duration,
+    burst: u32,
+    /// When all looks made so far would have been due at the steady rate.
+    spent_until: Instant,
+}
+
+impl Allowance {
+    pub(crate) fn new(every: Duration, burst: u32, now: Instant) -> Allowance {
+        Allowance { every, burst, spent_until: now }
+    }
+
+    /// The first moment at which another look is allowed.
+    pub(crate) fn next(&self) -> Instant {
+        self.spent_until.checked_sub(self.every * self.burst.saturating_sub(1)).unwrap_or(self.spent_until)
+    }
+
+    pub(crate) fn spend(&mut self, now: Instant) {
+        self.spent_until = self.spent_until.max(now) + self.every;
+    }
+}
+
+/// Hints that this process may send at once, and the pace after that. A hint wakes the connections of all
+/// machines in the server, at several times the cost of the add it is for; faster adders find machines
+/// that look every tenth of a second anyway.
+const SEND_BURST: u32 = 100;
+const SEND_EVERY: Duration = Duration::from_millis(20);
+
+static SENDING: Mutex<Option<Allowance>> = Mutex::new(None);
+
+/// Whether an add may carry a hint now; if so, it counts as sent.
+pub(crate) fn may_send() -> bool {
+    let now = Instant::now();
+    let mut sending = SENDING.lock().expect("nothing panics under this lock");
+    let allowance = sending.get_or_insert_with(|| Allowance::new(SEND_EVERY, SEND_BURST, now));
+    let allowed = allowance.next() <= now;
+    if allowed {
+        allowance.spend(now);
+    }
+    allowed
+}
+
 /// Wakes the engine when a transaction of this process has added tasks; ends with the engine.
 pub(crate) async fn follow_own(core: Arc<Core>) {
     let mut added = core.db.shared().added.subscribe();
@@ -153,6 +198,28 @@ mod tests {
         assert!(wake.next_look().is_some_and(|look| look >= start + Duration::from_secs(2000)));
         wake.forget_due(start + Duration::from_secs(9000));
         assert_eq!(wake.next_look(), None);
+    }
+
+    #[test]
+    fn an_allowance_grants_a_burst_and_then_a_rate() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut allowance = Allowance::new(ms(40), 3, start);
+        let mut looks = Vec::new();
+        let mut now = start;
+        for _ in 0..6 {
+            now = now.max(allowance.next());
+            allowance.spend(now);
+            looks.push(now - start);
+        }
+        assert_eq!(looks, [0, 0, 0, 40, 80, 120].map(ms));
+        // A quiet second restores the burst and no more than that.
+        now += Duration::from_secs(1);
+        for _ in 0..3 {
+            assert!(allowance.next() <= now);
+            allowance.spend(now);
+        }
+        assert!(allowance.next() > now);
     }
 
     #[test]

@@ -37,13 +37,14 @@ pub(crate) async fn propose_followers(core: Arc<Core>, mut completions: broadcas
 /// Asks one kind, and returns how many tasks it added.
 pub(crate) async fn propose(core: &Core, kind: &Kind, event: Event) -> u32 {
     let task = kind.task.clone();
-    let result = core
-        .db
-        .transaction("propose", move |tx| {
-            let task = task.clone();
-            Box::pin(async move { task.propose(tx, &event).await.map_err(TxError::from) })
-        })
-        .await;
+    let proposal = core.db.transaction("propose", move |tx| {
+        let task = task.clone();
+        Box::pin(async move { task.propose(tx, &event).await.map_err(TxError::from) })
+    });
+    let Ok(result) = tokio::time::timeout(core.timing.accept, proposal).await else {
+        warn!(task.name = %kind.name, "propose of {} took longer than {:?}", kind.name, core.timing.accept);
+        return 0;
+    };
     match result {
         Ok(count) => count,
         Err(error) if error.is_unique_violation() => {

@@ -1,8 +1,11 @@
 //! The task kinds of one machine.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use curio_core::Failure;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::claim::Claim;
@@ -55,20 +58,39 @@ pub(crate) trait AnyTask: Send + Sync {
     fn propose<'a>(&'a self, tx: &'a mut Tx, event: &'a Event) -> BoxFuture<'a, Result<u32, Failure>>;
 }
 
+// A kind's code may panic. That must cost the answer it was asked for, not the loop that asked.
 impl<T: Task> AnyTask for T {
     fn can_accept<'a>(&'a self, offered: &'a [TaskId]) -> BoxFuture<'a, Result<Vec<TaskId>, Failure>> {
-        Box::pin(Task::can_accept(self, offered))
+        Box::pin(survive(async move { Task::can_accept(self, offered).await }))
     }
 
     fn reserve(&self, task: TaskId) -> BoxFuture<'_, Result<Reserved, Failure>> {
-        Box::pin(Task::reserve(self, task))
+        Box::pin(survive(async move { Task::reserve(self, task).await }))
     }
 
     fn run<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(Task::run(self, claim))
+        Box::pin(survive(async move { Task::run(self, claim).await }))
     }
 
     fn propose<'a>(&'a self, tx: &'a mut Tx, event: &'a Event) -> BoxFuture<'a, Result<u32, Failure>> {
-        Box::pin(Task::propose(self, tx, event))
+        Box::pin(survive(async move { Task::propose(self, tx, event).await }))
     }
+}
+
+/// Turns a panic into a failure like any other.
+async fn survive<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    // What the panic left half changed belongs to the kind itself, which must bear repeating.
+    AssertUnwindSafe(future)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(Failure::retry(format!("the task panicked: {}", said(&*panic)))))
+}
+
+/// The message of a panic.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

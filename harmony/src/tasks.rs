@@ -4,6 +4,7 @@ use serde::Serialize;
 use sqlx::types::chrono::{DateTime, Utc};
 
 use crate::db::{Db, DbError};
+use crate::hints;
 use crate::task::{TaskId, TaskName};
 use crate::transaction::{SCOPE, Tx, TxError};
 
@@ -33,12 +34,18 @@ pub async fn add_many(tx: &mut Tx, kind: TaskName, count: u32) -> Result<Vec<Tas
         ),
         -- One other machine that runs the kind is woken at the commit; the rest find out by their poll. The
         -- time of the transaction chooses, so that all its tasks wake the same one, and with one hint:
-        -- equal notifications of a transaction are sent once.
+        -- equal notifications of a transaction are sent once. While a task of the kind that came in the last
+        -- 100 ms still waits, its hint is under way and serves for this one, too.
         preferred AS (
             SELECT id FROM harmony_task_machines
             WHERE kinds @> ARRAY[$1::text] AND evicted_at IS NULL AND stopped_at IS NULL
                 AND last_contact > now() - interval '60 seconds' AND id IS DISTINCT FROM $2
-                AND current_setting('curio.hints', true) = 'on'
+                AND $5 AND current_setting('curio.hints', true) = 'on'
+                AND NOT EXISTS (
+                    SELECT FROM harmony_task w
+                    WHERE w.name = $1 AND w.owner_id IS NULL AND w.failed_at IS NULL
+                        AND w.run_after > now() - interval '100 milliseconds' AND w.run_after <= now()
+                )
             ORDER BY ((extract(epoch FROM now()) * 1000000)::bigint + id * 7919) % 1009, id
             LIMIT 1
         ),
@@ -51,6 +58,7 @@ pub async fn add_many(tx: &mut Tx, kind: TaskName, count: u32) -> Result<Vec<Tas
         machine,
         previous,
         i32::try_from(count).unwrap_or(i32::MAX),
+        hints::may_send(),
     )
     .fetch_all(tx)
     .await?;

@@ -1,8 +1,10 @@
 //! Named, repeatable transactions.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use curio_core::failure::Cause;
 use curio_core::{Classify, Failure};
 use futures::future::BoxFuture;
 use rand::Rng;
@@ -43,9 +45,23 @@ impl From<sqlx::Error> for TxError {
 }
 
 impl From<Failure> for TxError {
+    /// A failure whose cause is the database becomes that error again, so that it is repeated or
+    /// recognised as what it is.
     fn from(failure: Failure) -> TxError {
-        TxError::Failure(failure)
+        match failure {
+            Failure::Retry(cause) => {
+                database_cause(cause).unwrap_or_else(|cause| TxError::Failure(Failure::Retry(cause)))
+            }
+            Failure::Unavailable(cause) => {
+                database_cause(cause).unwrap_or_else(|cause| TxError::Failure(Failure::Unavailable(cause)))
+            }
+            other => TxError::Failure(other),
+        }
     }
+}
+
+fn database_cause(cause: Cause) -> Result<TxError, Cause> {
+    cause.downcast::<DbError>().map(|error| TxError::Db(*error))
 }
 
 impl TxError {
@@ -107,8 +123,9 @@ impl Db {
         let started = Instant::now();
         let mut run = 1;
         let result = loop {
-            let attempt = tokio::time::timeout(RUN_TIMEOUT, self.run_once(name, fence, &f)).await;
-            let result = attempt.unwrap_or(Err(TxError::Db(DbError::Timeout(RUN_TIMEOUT))));
+            let committing = AtomicBool::new(false);
+            let attempt = tokio::time::timeout(RUN_TIMEOUT, self.run_once(name, fence, &committing, &f)).await;
+            let result = attempt.unwrap_or_else(|_| Err(TxError::Db(silent(name, committing.into_inner()))));
             match result {
                 Err(TxError::Db(error)) if error.is_repeatable() && run < MAX_RUNS && started.elapsed() < GIVE_UP => {
                     let wait = wait_before(run, rand::rng().random());
@@ -124,7 +141,13 @@ impl Db {
         result
     }
 
-    async fn run_once<T, F>(&self, name: &'static str, fence: Option<Fence>, f: &F) -> Result<T, TxError>
+    async fn run_once<T, F>(
+        &self,
+        name: &'static str,
+        fence: Option<Fence>,
+        committing: &AtomicBool,
+        f: &F,
+    ) -> Result<T, TxError>
     where
         F: for<'c> Fn(&'c mut Tx) -> BoxFuture<'c, Result<T, TxError>> + Send + Sync,
         T: Send,
@@ -153,6 +176,7 @@ impl Db {
                 return Err(error);
             }
         };
+        committing.store(true, Ordering::Relaxed);
         match tx.commit().await {
             Ok(()) => {}
             Err(source) if trouble(&source) == Trouble::Away => {
@@ -167,6 +191,15 @@ impl Db {
     }
 }
 
+/// What a connection that said nothing for [`RUN_TIMEOUT`] means.
+fn silent(name: &'static str, committing: bool) -> DbError {
+    if committing {
+        DbError::CommitUnknown { name, source: sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()) }
+    } else {
+        DbError::Timeout(RUN_TIMEOUT)
+    }
+}
+
 /// Wait before run `run + 1`: doubling, capped, between a half and all of it by `chance` in 0..1.
 fn wait_before(run: u32, chance: f64) -> Duration {
     let full = FIRST_WAIT.saturating_mul(1 << run.min(10)).min(LONGEST_WAIT);
@@ -176,6 +209,21 @@ fn wait_before(run: u32, chance: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_error_survives_the_way_through_a_failure() {
+        let error = TxError::from(sqlx::Error::PoolTimedOut);
+        let back = TxError::from(error.classify());
+        assert!(matches!(&back, TxError::Db(error) if error.is_repeatable()), "{back:?}");
+        let other = TxError::from(Failure::retry("no"));
+        assert!(matches!(other, TxError::Failure(Failure::Retry(_))), "{other:?}");
+    }
+
+    #[test]
+    fn silence_is_repeated_before_the_commit_and_reported_during_it() {
+        assert!(silent("test", false).is_repeatable());
+        assert!(!silent("test", true).is_repeatable());
+    }
 
     #[test]
     fn waits_grow_and_stay_below_the_cap() {

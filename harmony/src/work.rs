@@ -1,10 +1,8 @@
 //! One attempt, from the claim to its end.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use curio_core::Failure;
-use futures::FutureExt;
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -26,7 +24,7 @@ pub(crate) struct Start {
     pub(crate) reserved: Option<Reserved>,
 }
 
-/// Runs the attempt and hands its end to the writer. A panic is a failure like any other.
+/// Runs the attempt and hands its end to the writer.
 pub(crate) async fn work(core: Arc<Core>, start: Start, ends: mpsc::Sender<Finished>) {
     let Start { claim, kind, failures, reserved } = start;
     let this = &core.kinds[kind];
@@ -47,8 +45,7 @@ pub(crate) async fn work(core: Arc<Core>, start: Start, ends: mpsc::Sender<Finis
         drop(held);
         result.map(|()| Ended::Done)
     };
-    let result = AssertUnwindSafe(attempt).catch_unwind().instrument(span).await;
-    let result = result.unwrap_or_else(|panic| Err(Failure::retry(format!("the task panicked: {}", said(&*panic)))));
+    let result = attempt.instrument(span).await;
 
     let after = match result {
         Ok(Ended::Done) => judge(&core, kind, Ok(()), failures, &claim),
@@ -73,13 +70,4 @@ enum Ended {
 fn judge(core: &Core, kind: usize, result: Result<(), Failure>, failures: u32, claim: &Claim) -> Aftermath {
     let stopping = core.stopping.is_cancelled();
     aftermath(&core.kinds[kind].spec, result, failures, claim.attempt, stopping, rand::rng().random())
-}
-
-/// The message of a panic.
-fn said(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }

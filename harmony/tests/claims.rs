@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use curio_core::Resources;
-use curio_harmony::{Backoff, Class, Db, Refusal, Registry, Reserved, Spec, TaskId};
+use curio_harmony::{Backoff, Class, Db, DbError, Refusal, Registry, Reserved, Spec, TaskId, Triggers, tasks};
 use rstest::rstest;
 use support::*;
 use tokio::sync::Semaphore;
@@ -357,4 +357,72 @@ async fn a_reservation_is_given_back_when_another_machine_was_faster() {
     assert_eq!(queue(&db).await[0].id, task.0);
     assert_eq!(history(&db).await.len(), 0);
     engine.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_kind_that_panics_when_asked_stops_neither_the_machine_nor_other_kinds() {
+    let (_test, db) = database().await;
+    add(&db, ALPHA, 3).await;
+    add(&db, BETA, 1).await;
+    let filtered = Spec { filtered: true, ..Spec::default() };
+    let engine = start(db.clone(), "a", timing(), |kinds| {
+        kinds
+            .register(Probe::<0>::idle(filtered).accept(|_| panic!("no idea")))
+            .register(Probe::<1>::idle(filtered).reserve(|_| Ok(Reserved::Nothing)))
+            .register(Probe::<2>::idle(filtered).reserve(|_| panic!("no idea either")));
+    })
+    .await;
+    let mut completions = engine.completions();
+    assert_eq!(next(&mut completions).await.kind, BETA);
+
+    add(&db, GAMMA, 1).await;
+    within("the panic is noticed", async {
+        while engine.metrics().refusals(GAMMA).is_empty() || engine.metrics().refusals(ALPHA).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    add(&db, BETA, 1).await;
+    assert_eq!(next(&mut completions).await.kind, BETA);
+
+    assert_eq!(queue(&db).await.len(), 4);
+    engine.shutdown(LONG).await;
+}
+
+#[tokio::test]
+async fn two_proposals_of_the_same_work_make_one_task() {
+    let (test, db) = database().await;
+    sql(&db, "CREATE TABLE wanted (thing text PRIMARY KEY, task_id bigint)").await;
+    let idle = Triggers { completed: &[], idle_every: Some(Duration::from_millis(1)) };
+    let mut engines = Vec::new();
+    for name in ["one", "two"] {
+        let engine = start(test.connect().await, name, timing(), |kinds| {
+            kinds.register(Probe::<0>::idle(Spec::default()).propose(idle, |tx, _| {
+                Box::pin(async move {
+                    let task = tasks::add(tx, ALPHA).await?;
+                    sqlx::query("INSERT INTO wanted VALUES ('one', $1)")
+                        .bind(task.0)
+                        .execute(tx)
+                        .await
+                        .map_err(DbError::from)?;
+                    Ok(1)
+                })
+            }));
+        });
+        engines.push(engine.await);
+    }
+
+    within("both have proposed several times", async {
+        for engine in &engines {
+            while engine.metrics().cycle_count() < 8 {
+                tokio::task::yield_now().await;
+            }
+        }
+    })
+    .await;
+    for engine in engines {
+        engine.shutdown(LONG).await;
+    }
+
+    assert_eq!(queue(&db).await.len() + history(&db).await.len(), 1);
 }

@@ -467,6 +467,17 @@ mod tests {
     }
 
     #[test]
+    fn damaged_parameters_beside_a_good_key_are_named() {
+        let (dir, _) = with_key();
+        let path = params_path(dir.path(), PROOF);
+        fs::write(&path, "a file that was cut off").unwrap();
+        for called in [check(dir.path(), PROOF), ensure(dir.path(), PROOF, &mut |_| panic!("nothing is made"))] {
+            let text = called.unwrap_err().to_string();
+            assert!(text.starts_with(&format!("parameter file {} is damaged", path.display())), "{text}");
+        }
+    }
+
+    #[test]
     fn two_that_start_together_make_one_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = verifying_key_path(dir.path(), PROOF);

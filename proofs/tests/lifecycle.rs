@@ -5,8 +5,12 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use common::{PROOF, Sector, piece};
 use curio_core::SealProof;
@@ -361,6 +365,43 @@ fn a_vanilla_proof_of_another_sector_does_not_become_a_proof_of_this_one() {
     let other = C1Input { comm_r: [1; 32], ..sector.c1_input(comm_r) };
     let error = c1(&other, &[6; 32]).unwrap_err();
     assert!(matches!(error, ProofError::Library { .. }), "{error}");
+}
+
+/// Plays three processes: this test, a parent, and the parent's child. The child's end closes the
+/// pipe that both write to.
+#[test]
+fn a_child_dies_with_its_parent() {
+    const ROLE: &str = "CURIO_TEST_ROLE";
+    let own = |role: String| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["a_child_dies_with_its_parent", "--exact", "--nocapture"]).env(ROLE, role);
+        command
+    };
+    match std::env::var(ROLE).ok().as_deref() {
+        None => {}
+        Some("parent") => {
+            let mut child = own(std::process::id().to_string()).spawn().unwrap();
+            child.wait().unwrap();
+            return;
+        }
+        Some(parent) => {
+            assert!(!curio_proofs::child::die_with_parent(1 << 30), "that is not the parent");
+            assert!(curio_proofs::child::die_with_parent(parent.parse().unwrap()));
+            println!("alive");
+            // Ends when the test ends, should the signal fail.
+            std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+            return;
+        }
+    }
+    let mut parent = own("parent".into()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let _stdin = parent.stdin.take().unwrap();
+    let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with("alive")), "the child has started");
+    let (closed, both_closed) = mpsc::channel();
+    std::thread::spawn(move || closed.send(lines.count()));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    both_closed.recv_timeout(Duration::from_secs(20)).expect("the child lives on");
 }
 
 fn info(comm_p: [u8; 32], padded_size: u64) -> PieceInfo {

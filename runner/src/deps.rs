@@ -107,11 +107,8 @@ mod tests {
 
     #[test]
     fn short_epochs_make_a_test_network() {
-        let network = |seconds| Network {
-            name: "n".to_owned(),
-            block_delay: Duration::from_secs(seconds),
-            challenge_delay: 10,
-        };
+        let network =
+            |seconds| Network { name: "n".to_owned(), block_delay: Duration::from_secs(seconds), challenge_delay: 10 };
         assert!(network(4).is_test());
         assert!(!network(30).is_test());
     }

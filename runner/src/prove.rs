@@ -88,7 +88,10 @@ pub enum ProveError {
     Call(CallError),
     #[error("the proof process ended without a result ({status}){}", tail(last_lines))]
     Died { status: ExitStatus, last_lines: Vec<String> },
-    #[error("the proof process was killed by the system (signal {signal}); most likely it ran out of memory{}", tail(last_lines))]
+    #[error(
+        "the proof process was killed by the system (signal {signal}); most likely it ran out of memory{}",
+        tail(last_lines)
+    )]
     Killed { signal: i32, last_lines: Vec<String> },
     #[error("the proof process wrote something that is no message: {0}")]
     BadMessage(String),
@@ -289,7 +292,8 @@ async fn read_messages(
     let mut result = None;
     loop {
         let mut line = Vec::new();
-        let count = (&mut reader).take(MESSAGE_LIMIT_BYTES).read_until(b'\n', &mut line).await.map_err(ProveError::Io)?;
+        let count =
+            (&mut reader).take(MESSAGE_LIMIT_BYTES).read_until(b'\n', &mut line).await.map_err(ProveError::Io)?;
         if count == 0 {
             return Ok(result);
         }
@@ -356,8 +360,7 @@ mod tests {
 
     async fn call(script: &str) -> Result<Response, ProveError> {
         let dir = tempfile::tempdir().unwrap();
-        let call = fake(dir.path(), script).call(&request(), &CancellationToken::new()).await;
-        call
+        fake(dir.path(), script).call(&request(), &CancellationToken::new()).await
     }
 
     #[tokio::test]
@@ -369,10 +372,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_failed_says_whether_to_try_again() {
-        let table = [(true, None, "retry"), (false, Some("bad-pieces"), "bad-pieces"), (false, Some("x"), "proof-failed")];
+        let table =
+            [(true, None, "retry"), (false, Some("bad-pieces"), "bad-pieces"), (false, Some("x"), "proof-failed")];
         for (retryable, reason, expected) in table {
-            let error =
-                CallError { message: "no good".into(), retryable, reason: reason.map(str::to_owned) };
+            let error = CallError { message: "no good".into(), retryable, reason: reason.map(str::to_owned) };
             let line = serde_json::to_string(&Message::Failed(error)).unwrap();
             let failure = call(&format!("cat >/dev/null; echo '{line}'; exit 1")).await.unwrap_err().classify();
             let got = match &failure {

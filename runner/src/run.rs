@@ -231,6 +231,10 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
     });
     let mut state = engine.state();
     probes.enter(Phase::Running { machine_id, state: state.clone() });
+    let mut outcome = match &options.ready_file {
+        Some(file) => write_ready_file(file, &options.name, machine_id, local, &tasks),
+        None => Ok(()),
+    };
     info!(
         machine.id = machine_id,
         "reached at {address}, with {} cores and {} of memory, runs {}",
@@ -238,10 +242,6 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
         crate::cli::output::bytes(resources.ram_bytes),
         tasks.join(", ")
     );
-    let mut outcome = match &options.ready_file {
-        Some(file) => write_ready_file(file, &options.name, machine_id, local, &tasks),
-        None => Ok(()),
-    };
     while outcome.is_ok() {
         tokio::select! {
             () = stop.cancelled() => break,

@@ -36,9 +36,13 @@ pub fn run(command: &Command) -> Result<()> {
     let numbers = scratch.path().join("numbers.json");
     let mut bench = Program::new(&program.path);
     bench.arg("--json").arg(&numbers).env("CURIO_TEST_DATABASE_URL", server.url());
-    process::run("the benchmark", &mut bench)?;
-
-    let text = fs::read_to_string(&numbers).context("the benchmark wrote no numbers")?;
+    // It judges, too, for those who run it by hand. Missed numbers are worth keeping, so they are judged here again.
+    let ended = process::run("the benchmark", &mut bench);
+    let text = match (fs::read_to_string(&numbers), ended) {
+        (Ok(text), _) => text,
+        (Err(_), Err(error)) => return Err(error),
+        (Err(error), Ok(())) => return Err(error).context("the benchmark wrote no numbers"),
+    };
     if let Some(file) = json {
         keep(file, &text)?;
     }
@@ -67,7 +71,10 @@ const SCHEDULER: [(&str, Bound); 6] = [
     ("idle_statements_per_second", Bound::AtMost(0.5)),
 ];
 
-/// By how much idle statements may differ between one kind and thirty: one poll more or less in the time watched.
+/// The same as `idle_statements_per_second`, with three kinds instead of thirty.
+const IDLE_WITH_FEW_KINDS: &str = "idle_statements_per_second_3_kinds";
+
+/// By how much the two may differ: a poll more or less in the time watched.
 const IDLE_TOLERANCE: f64 = 0.1;
 
 fn judge(measured: &Map<String, Value>) -> Result<()> {
@@ -75,35 +82,27 @@ fn judge(measured: &Map<String, Value>) -> Result<()> {
     let mut missed = Vec::new();
     for (name, bound) in SCHEDULER {
         let (wanted, held) = match (bound, number(name)) {
-            (Bound::AtMost(most), value) => (format!("<= {most}"), value.is_some_and(|value| value <= most)),
-            (Bound::AtLeast(least), value) => (format!(">= {least}"), value.is_some_and(|value| value >= least)),
+            (Bound::AtMost(most), value) => (format!("at most {most}"), value.is_some_and(|value| value <= most)),
+            (Bound::AtLeast(least), value) => (format!("at least {least}"), value.is_some_and(|value| value >= least)),
         };
-        let shown = number(name).map_or("missing".to_owned(), |value| format!("{value:.3}"));
-        println!("{name:<32} {shown:>12}   {wanted:<10} {}", if held { "ok" } else { "MISSED" });
         if !held {
+            let shown = number(name).map_or("missing".to_owned(), |value| value.to_string());
             missed.push(format!("{name} is {shown}, wanted {wanted}"));
         }
     }
-    if let (Some(many), Some(one)) = (number("idle_statements_per_second"), number(IDLE_WITH_ONE_KIND)) {
-        let held = (many - one).abs() <= IDLE_TOLERANCE;
-        println!("{IDLE_WITH_ONE_KIND:<32} {one:>12.3}   the same   {}", if held { "ok" } else { "MISSED" });
-        if !held {
-            missed.push(format!(
-                "idle statements depend on the number of kinds: {one:.3}/s with one, {many:.3}/s with 30"
-            ));
+    match (number("idle_statements_per_second"), number(IDLE_WITH_FEW_KINDS)) {
+        (Some(many), Some(few)) if (many - few).abs() > IDLE_TOLERANCE => {
+            missed.push(format!("idle statements depend on the number of kinds: {few}/s with 3, {many}/s with 30"));
         }
-    } else {
-        missed.push(format!("{IDLE_WITH_ONE_KIND} is missing"));
+        (_, None) => missed.push(format!("{IDLE_WITH_FEW_KINDS} is missing")),
+        _ => {}
     }
-    if missed.is_empty() {
-        println!("{}", say::bold("every number is met"));
-        Ok(())
-    } else {
-        bail!("{}", missed.join("; "))
+    if !missed.is_empty() {
+        bail!("{}", missed.join("; "));
     }
+    println!("{}", say::bold("every number is met"));
+    Ok(())
 }
-
-const IDLE_WITH_ONE_KIND: &str = "idle_statements_per_second_with_one_kind";
 
 #[cfg(test)]
 mod tests {
@@ -115,7 +114,7 @@ mod tests {
         let numbers = json!({
             "statements_per_task": 2.0, "tasks_per_second_per_db_core": 2500.0, "pickup_p50_ms": 3.0,
             "pickup_p99_ms": 40.0, "pickup_p99_without_hints_ms": 3100.0, "idle_statements_per_second": 0.4,
-            "idle_statements_per_second_with_one_kind": 0.4,
+            "idle_statements_per_second_3_kinds": 0.4,
         });
         numbers.as_object().expect("it is an object").clone()
     }
@@ -131,7 +130,7 @@ mod tests {
             ("statements_per_task", json!(2.2)),
             ("tasks_per_second_per_db_core", json!(1999)),
             ("pickup_p99_ms", Value::Null),
-            ("idle_statements_per_second_with_one_kind", json!(0.1)),
+            ("idle_statements_per_second_3_kinds", json!(0.1)),
         ] {
             let mut numbers = met();
             numbers.insert(name.to_owned(), value);

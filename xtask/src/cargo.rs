@@ -79,7 +79,6 @@ pub fn build(what: &str, command: &mut Command) -> Result<Vec<Built>> {
 }
 
 /// The two programs of the demo.
-#[derive(Clone)]
 pub struct Programs {
     pub curio: PathBuf,
     pub devnet: PathBuf,

@@ -20,11 +20,12 @@ pub fn error(text: &str) {
     eprintln!("xtask: {text}");
 }
 
-/// `7 s`, `1 min 03 s`; tenths below ten seconds.
+/// `31 ms`, `7.2 s`, `1 min 03 s`.
 pub fn seconds(length: Duration) -> String {
     let whole = length.as_secs();
     match whole {
-        0..=9 => format!("{:.1} s", length.as_secs_f64()),
+        0 => format!("{} ms", length.as_millis()),
+        1..=9 => format!("{:.1} s", length.as_secs_f64()),
         10..=59 => format!("{whole} s"),
         _ => format!("{} min {:02} s", whole / 60, whole % 60),
     }
@@ -83,7 +84,9 @@ mod tests {
 
     #[test]
     fn lengths_read_naturally() {
-        for (millis, text) in [(1_240, "1.2 s"), (10_000, "10 s"), (63_400, "1 min 03 s"), (3_600_000, "60 min 00 s")] {
+        for (millis, text) in
+            [(31, "31 ms"), (1_240, "1.2 s"), (10_000, "10 s"), (63_400, "1 min 03 s"), (3_600_000, "60 min 00 s")]
+        {
             assert_eq!(seconds(Duration::from_millis(millis)), text);
         }
     }

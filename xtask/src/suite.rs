@@ -49,7 +49,7 @@ impl Section {
 /// Runs the sections, all of them even when one fails. The last line says how many checks passed and failed.
 ///
 /// # Errors
-/// When something that the rest needs is missing, or the run is interrupted.
+/// When the run is interrupted, or there is no room for its files.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let wanted = |section: &Section| options.sections.is_empty() || options.sections.contains(section);
     let sections: Vec<Section> = Section::value_variants().iter().copied().filter(wanted).collect();
@@ -60,7 +60,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     for section in sections {
         println!("\n{}", say::bold(&format!("== {}", section.title())));
         let began = Instant::now();
-        let tally = world.check(section)?;
+        // What keeps a section from running at all is a failure like any other: the next sections may still run.
+        let tally = match world.check(section) {
+            Ok(tally) => tally,
+            Err(error) => outcome(Err(error))?,
+        };
         report.push((section, tally, began.elapsed()));
     }
 
@@ -88,7 +92,6 @@ struct World<'a> {
 }
 
 struct Compiled {
-    programs: Programs,
     /// Test files beside the crates.
     test_files: BTreeSet<String>,
 }
@@ -151,7 +154,7 @@ impl<'a> World<'a> {
             let programs = Programs::among(&built)?;
             fetch_parameters(&programs.curio)?;
             let beside = built.into_iter().filter(|built| built.kind == Kind::Tests);
-            self.compiled = Some(Compiled { programs, test_files: beside.map(|built| built.target).collect() });
+            self.compiled = Some(Compiled { test_files: beside.map(|built| built.target).collect() });
         }
         self.compiled.as_ref().context("they were made just above")
     }
@@ -167,14 +170,12 @@ impl<'a> World<'a> {
     }
 
     fn tests(&mut self, targets: impl IntoIterator<Item = String>) -> Result<Tally> {
-        let Programs { curio, devnet } = self.compiled()?.programs.clone();
+        self.compiled()?;
         let url = self.server()?.url();
         let mut test = cargo::command("test")?;
         test.args(["--workspace", "--no-fail-fast"])
             .args(targets)
             .env("CURIO_TEST_DATABASE_URL", url)
-            .env("CURIO_TEST_CURIO", curio)
-            .env("CURIO_TEST_DEVNET", devnet)
             .env("FIL_PROOFS_PARAMETER_CACHE", places::parameters()?);
         cargo::test(&mut test)
     }

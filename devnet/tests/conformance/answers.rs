@@ -32,6 +32,7 @@ const EXCLUDED: &[(&str, &str)] = &[
     ("GasEstimateMessageGas.params_empty_string", "empty parameters come back as null, not as the empty string"),
     ("StateWaitMsg.never_included", "a wait without end has no answer to compare"),
     ("ChainPutObj.base64_bytes", "words only: the code is compared by the other case"),
+    ("StateSectorGetInfo.after_snap", "replica updates are not served by this chain"),
     ("StateMinerActiveSectors.genesis_miner", "active sectors come with window PoSt"),
     ("StateMinerActiveSectors.after_post", "active sectors come with window PoSt"),
     ("StateMinerActiveSectors.missed_post", "active sectors come with window PoSt"),
@@ -249,9 +250,14 @@ fn kind_of(text: &str) -> &'static str {
         "" => "empty",
         _ if digits(text.trim_start_matches('-')) => "number",
         _ if text.starts_with("baf") || text.starts_with("bag") => "cid",
-        _ if text.starts_with('t') && text.as_bytes().get(1).is_some_and(u8::is_ascii_digit) => "address",
+        _ if is_address(text) => "address",
         _ => "text",
     }
+}
+
+fn is_address(text: &str) -> bool {
+    let lower = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    lower && text.starts_with('t') && text.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
 }
 
 fn compare_shapes(path: &str, theirs: &Value, ours: &Value, ignored: &[&str], found: &mut Vec<String>) {
@@ -292,7 +298,7 @@ fn compare_shapes(path: &str, theirs: &Value, ours: &Value, ignored: &[&str], fo
 async fn recorded_answers_keep_their_shape_their_status_and_their_words() {
     let mut stage = Stage::new().await;
     let lab_worker = stage.lab.funded(1_000).await;
-    let miner = stage.lab.miner(lab_worker).await;
+    let miner = stage.lab.miner_with_peer(lab_worker, b"\x00\x24 a peer id of any bytes").await;
     let idle = stage.lab.miner(lab_worker).await;
     let pre_committer = stage.lab.miner(lab_worker).await;
     stage.swap_address("t01000", miner);
@@ -455,10 +461,11 @@ async fn sealed_sectors(stage: &mut Stage, worker: Address, miner: Address, pre_
     stage.lab.advance_to(500);
     stage.swap_key("StateGetRandomnessFromBeacon.older_key", 3);
     stage.lab.advance_to(RECORDED_AT - 2);
-    let money = Message::new(stage.lab.rich(), worker, 0, TokenAmount::from_whole(1), Vec::new());
-    let sent = stage.lab.client.mpool_push_message(&money, None).await.unwrap();
+    // A message with parameters; what becomes of it does not matter here.
+    let mut message = Message::new(worker, miner, 999, TokenAmount::default(), vec![0x81, 1]);
+    message.gas_limit = 10_000_000;
+    let sent = stage.lab.client.mpool_push_message(&message, None).await.unwrap();
     stage.lab.advance(1);
-    stage.swap_key("ChainGetBlockMessages.with_messages", 0);
     stage.swap_key("ChainGetMessagesInTipset.with_messages", 0);
     let theirs = stage.recorded("ChainGetMessage.ok")["request"]["params"][0].clone();
     let ours = serde_json::to_value(curio_chain::wire::Json(sent.cid())).unwrap();
@@ -482,6 +489,9 @@ async fn sealed_sectors(stage: &mut Stage, worker: Address, miner: Address, pre_
         const BY_NUMBER: [&str; 3] = ["StateSectorGetInfo.", "StateSectorPartition.", "StateSectorExpiration."];
         if BY_NUMBER.iter().any(|method| name.starts_with(method)) {
             let mut params = stage.params(&name);
+            if excluded(&name) {
+                continue;
+            }
             let proven = stage.recorded(&name)["response"]["result"].is_object();
             if proven {
                 params[1] = json!(0);
@@ -542,7 +552,7 @@ async fn the_chain(stage: &mut Stage) {
     stage.play_all(&["ChainGetTipSetByHeight.ok", "ChainGetGenesis.ok"]).await;
     let theirs = stage.recorded("ChainGetPath.ok")["request"]["params"][0].clone();
     let mut below = stage.lab.devnet.head();
-    for _ in 0..3 {
+    for _ in 0..2 {
         below = stage.lab.client.chain_get_tip_set(below.parents()).await.unwrap();
     }
     stage.swap(&theirs, &serde_json::to_value(&below.cids).unwrap());

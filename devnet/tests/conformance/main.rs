@@ -2,6 +2,7 @@
 //! story of a sector from pre-commit to fault, with real vanilla proofs and the real verifier.
 
 mod answers;
+mod binary;
 mod messages;
 mod reorganisation;
 mod story;

@@ -219,7 +219,7 @@ async fn two_sectors_go_from_pre_commit_to_the_chain_and_fault_without_a_post() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pre_commit_that_is_never_proven_loses_its_deposit() {
+async fn a_pre_commit_can_be_proven_up_to_its_last_epoch_and_then_loses_its_deposit() {
     let lab = Lab::start().await;
     let worker = lab.funded(100).await;
     let miner = lab.miner(worker).await;
@@ -227,13 +227,28 @@ async fn a_pre_commit_that_is_never_proven_loses_its_deposit() {
     let replica = seal(&lab, miner, 5, None).await;
     let now = lab.devnet.head().height;
     let batch = PreCommitSectorBatch2Params { sectors: vec![replica.pre_commit(now)] };
-    lab.send(Message::new(worker, miner, PRE_COMMIT, TokenAmount::from_whole(1), batch.to_cbor())).await;
+    let landed = lab.send(Message::new(worker, miner, PRE_COMMIT, TokenAmount::from_whole(1), batch.to_cbor())).await;
+    let pre_commit_epoch = landed.height - 1;
+    lab.advance_to(pre_commit_epoch.0 + CHALLENGE_DELAY);
+    let seed_epoch = pre_commit_epoch + CHALLENGE_DELAY;
+    let seed = lab.client.seal_seed(replica.sector.sp, seed_epoch, lab.devnet.head().key()).await.unwrap();
+    let prove = prove_commit(&[(&replica, replica.prove(&seed))]);
+    let prove = Message::new(worker, miner, PROVE_COMMIT, TokenAmount::default(), prove.to_cbor());
+
+    // 30 days and the challenge delay; null rounds make them bearable.
+    let last = pre_commit_epoch + 86_410;
+    lab.devnet.advance_over(u32::try_from(last - lab.devnet.head().height - 1).unwrap());
+    assert_eq!(lab.devnet.head().height, last);
+    assert_eq!(exit_code(&lab, &prove).await, 0, "the last epoch of the window");
+    lab.advance(1);
+    assert_eq!(exit_code(&lab, &prove).await, 16, "the window is over");
     let burnt_id = Address::new_id(99);
     let burnt = lab.client.wallet_balance(&burnt_id).await.unwrap();
 
-    // Window of 86,410 epochs and eight hours; null rounds make it bearable.
-    let window = 86_410 + 8 * 120 + 200;
-    lab.devnet.advance_over(window);
+    // Eight hours later, at the end of a deadline, it is cleaned up.
+    let clean_up_delay = 8 * 120;
+    let two_deadlines = 2 * 60;
+    lab.devnet.advance_over(clean_up_delay + two_deadlines);
     lab.advance(1);
 
     assert!(lab.client.state_sector_pre_commit_info(&miner, 5, &TipSetKey::HEAD).await.unwrap().is_none());

@@ -103,13 +103,18 @@ impl Lab {
 
     /// A miner of 2 KiB sectors with this owner and worker.
     pub async fn miner(&self, worker: Address) -> Address {
+        self.miner_with_peer(worker, b"").await
+    }
+
+    /// The same with a peer id.
+    pub async fn miner_with_peer(&self, worker: Address, peer: &[u8]) -> Address {
         use curio_chain::message::{Cbor, CreateMinerParams, CreateMinerReturn, POWER_ACTOR};
         const WINDOW_POST_2KIB_V1_1: i64 = 10;
         let params = CreateMinerParams {
             owner: worker,
             worker,
             window_post_proof_type: WINDOW_POST_2KIB_V1_1,
-            peer: Vec::new(),
+            peer: peer.to_vec(),
             multiaddrs: Vec::new(),
         };
         let deposit = self.client.state_miner_creation_deposit(&TipSetKey::HEAD).await.unwrap();

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::support::Lab;
+use crate::support::{Lab, fixture, fixtures};
 
 /// Bound on the wait for a frame.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,6 +59,90 @@ impl Socket {
 
 fn address(lab: &Lab) -> String {
     lab.devnet.url.join("/rpc/v1").unwrap().to_string().replace("http://", "ws://")
+}
+
+/// Recorded conversations that are not replayed, and why.
+const EXCLUDED: &[(&str, &str)] = &[("ChainNotify.invalid_token", "a handshake without frames; tested below")];
+
+/// A frame as far as it is the same on every chain: who it is for (0 for answers), and what it says, with
+/// heights counted from the first one told.
+fn outline(frame: &Value, base: i64) -> (i64, Value) {
+    if frame["method"].is_null() {
+        let members: Vec<&String> = frame.as_object().unwrap().keys().collect();
+        return (0, json!([frame["id"], frame["error"], frame["result"].is_number(), members]));
+    }
+    let changes: Vec<Value> = match frame["params"][1].as_array() {
+        None => Vec::new(),
+        Some(changes) => {
+            // In a reorganisation the new fork's heights depend on where its null rounds are.
+            let exact = changes.len() == 1;
+            let height = |change: &Value| exact.then(|| change["Val"]["Height"].as_i64().unwrap() - base);
+            changes.iter().map(|change| json!([change["Type"], height(change)])).collect()
+        }
+    };
+    (frame["params"][0].as_i64().unwrap(), json!([frame["method"], frame["id"], changes]))
+}
+
+/// Moves the chain so that it has what the recorded frame tells.
+fn follow(lab: &Lab, frame: &Value, theirs: &mut i64) {
+    let Some(changes) = frame["params"][1].as_array() else { return };
+    let of_type = |kind: &str| changes.iter().filter(|change| change["Type"] == kind).count();
+    let newest = changes.last().unwrap()["Val"]["Height"].as_i64().unwrap();
+    if of_type("revert") > 0 {
+        lab.devnet.reorganise(of_type("revert"), of_type("apply")).unwrap();
+    } else if of_type("apply") > 0 && newest > *theirs {
+        lab.devnet.advance_over(u32::try_from(newest - *theirs - 1).unwrap());
+    }
+    *theirs = newest.max(*theirs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recorded_conversations_go_the_same_way() {
+    const TEXT_FRAME: u64 = 1;
+    let mut replayed = 0;
+    for name in fixtures("rpc") {
+        if !name.starts_with("ChainNotify.") || EXCLUDED.iter().any(|(excluded, _)| *excluded == name) {
+            continue;
+        }
+        replayed += 1;
+        let lab = Lab::start().await;
+        lab.advance(3);
+        let our_base = lab.devnet.head().height.0;
+        let recorded = fixture("rpc", &name);
+        let frames = recorded["frames"].as_array().unwrap();
+        let mut socket = Socket::open(&lab).await;
+        if frames[0]["dir"].is_null() {
+            // This record has what was heard only.
+            socket.subscribe(json!(1)).await;
+        }
+        let (mut base, mut theirs) = (0, 0);
+        let mut expected: Vec<(i64, Value)> = Vec::new();
+        for frame in frames.iter().chain([&json!({ "dir": "send", "raw": null })]) {
+            if frame["dir"] == "send" {
+                let mut heard = Vec::new();
+                for _ in 0..expected.len() {
+                    heard.push(outline(&socket.hear_json().await, our_base));
+                }
+                // Channels do not wait for each other.
+                heard.sort_by_key(|(channel, _)| *channel);
+                expected.sort_by_key(|(channel, _)| *channel);
+                assert_eq!(heard, expected, "{name}");
+                expected.clear();
+                if let Some(raw) = frame["raw"].as_str() {
+                    socket.say(raw).await;
+                }
+            } else if frame["opcode"].as_u64().unwrap_or(TEXT_FRAME) == TEXT_FRAME && frame["dir"] != "client closed" {
+                let raw: Value = serde_json::from_str(frame["raw"].as_str().unwrap()).unwrap();
+                if raw["params"][1][0]["Type"] == "current" && base == 0 {
+                    base = raw["params"][1][0]["Val"]["Height"].as_i64().unwrap();
+                    theirs = base;
+                }
+                follow(&lab, &raw, &mut theirs);
+                expected.push(outline(&raw, base));
+            }
+        }
+    }
+    assert!(replayed >= 7, "only {replayed} conversations");
 }
 
 #[tokio::test(flavor = "multi_thread")]

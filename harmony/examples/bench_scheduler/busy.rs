@@ -37,8 +37,8 @@ pub async fn measure(tasks: u32) -> Result<Busy> {
     let adders = (0..ADDERS).map(|adder| {
         let db = test.db().clone();
         async move {
+            let mut connection = db.pool().acquire().await?;
             for index in (adder..tasks).step_by(ADDERS as usize) {
-                let mut connection = db.pool().acquire().await?;
                 // Commits by itself: a task whose asker has nothing else to write.
                 tasks::add(&mut connection, KINDS[index as usize % COUNT]).await?;
             }

@@ -20,8 +20,7 @@ pub async fn postmaster(pool: &PgPool) -> Result<u32> {
 
 /// Processor seconds of the server since its start.
 pub fn cpu_seconds(postmaster: u32) -> Result<f64> {
-    let own = Stat::read(postmaster)?;
-    let mut ticks = own.ticks + own.children_ticks;
+    let mut ticks = 0;
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // A process may end between the listing and the reading; its time is the postmaster's then.
@@ -31,6 +30,8 @@ pub fn cpu_seconds(postmaster: u32) -> Result<f64> {
             ticks += stat.ticks;
         }
     }
+    let own = Stat::read(postmaster)?;
+    ticks += own.ticks + own.children_ticks;
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 

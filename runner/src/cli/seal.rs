@@ -1,11 +1,12 @@
 //! `curio seal start`: queue new sectors, empty or with pieces.
 
 use clap::{Args, Subcommand};
-use curio_chain::Cid;
+use curio_chain::types::TipSetKey;
+use curio_chain::{Cid, Client, address};
 use serde_json::json;
 
-use super::args::LayerArgs;
-use super::output::Output;
+use super::args::{LayerArgs, parse_bytes};
+use super::output::{Output, bytes};
 use super::{APPLICATION, CliError, Database};
 use crate::seal::start::{StartPiece, StartRequest, start};
 use crate::settings::{self, Process};
@@ -27,6 +28,9 @@ pub(super) struct StartArgs {
     /// How many sectors.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// Size that the miner's sectors must have, such as 32GiB; checked before anything is queued.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    sector_size: Option<u64>,
     /// Committed capacity: sectors without client data. The default without --piece.
     #[arg(long, conflicts_with = "piece")]
     cc: bool,
@@ -47,6 +51,9 @@ pub(super) async fn execute(place: &Database, output: Output, command: SealComma
     let db = place.open(APPLICATION).await?;
     let settings = settings::load(&db, &args.layers.names()).await?;
     let chain = settings::chain_client(&settings.config, &Process)?;
+    if let Some(size) = args.sector_size {
+        check_size(&chain, &args.actor, size).await?;
+    }
     let prover = settings::prover()?;
     let http = reqwest::Client::new();
     let sectors = start(&db, &chain, &prover, &http, request).await?;
@@ -57,6 +64,21 @@ pub(super) async fn execute(place: &Database, output: Output, command: SealComma
         format!("queued {many} {}; watch with `curio sector list`", names.join(", "))
     });
     Ok(())
+}
+
+/// Refuses when the miner's sectors have another size. An actor that cannot be asked is left to `start`,
+/// which says what is wrong with it.
+async fn check_size(chain: &Client, actor: &str, wanted: u64) -> Result<(), CliError> {
+    let Ok(address) = address::parse(actor) else { return Ok(()) };
+    let Ok(info) = chain.state_miner_info(&address, &TipSetKey::HEAD).await else { return Ok(()) };
+    if info.sector_size == wanted {
+        return Ok(());
+    }
+    Err(CliError::refused(format!(
+        "sectors of {actor} have {}, not {}; leave --sector-size out, or name another miner with --actor",
+        bytes(info.sector_size),
+        bytes(wanted)
+    )))
 }
 
 fn request(args: &StartArgs) -> Result<StartRequest, CliError> {

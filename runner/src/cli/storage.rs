@@ -72,6 +72,17 @@ async fn attach(place: &Database, output: Output, args: &AttachArgs) -> Result<(
     Ok(())
 }
 
+/// What a person should look at.
+fn problem(path: &PathRow) -> Option<String> {
+    match (&path.heartbeat_error, path.heartbeat_age) {
+        (Some(error), _) => Some(error.clone()),
+        (None, Some(_)) if path.available_bytes == 0 => Some("full".to_owned()),
+        // Until a runner has looked at the path, nothing is known of its room.
+        (None, None) => Some("no runner reports it".to_owned()),
+        (None, Some(_)) => None,
+    }
+}
+
 fn as_json(path: &PathRow) -> serde_json::Value {
     let machines: Vec<_> =
         path.machines.iter().map(|(name, local)| json!({ "machine": name, "path": local })).collect();
@@ -120,7 +131,7 @@ fn table(paths: &[PathRow]) -> Table {
             bytes(path.used_bytes),
             path.sector_files.to_string(),
             machines.join(", "),
-            or_dash(path.heartbeat_error.clone()),
+            or_dash(problem(path)),
         ]);
     }
     table

@@ -111,7 +111,6 @@ pub async fn of_task(db: &Db, task: TaskId) -> Result<Option<Send>, Failure> {
     }))
 }
 
-
 /// A message as the command line shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct SendStatus {

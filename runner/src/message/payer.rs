@@ -17,10 +17,18 @@ use crate::seal::outcome::Purpose;
 #[derive(Debug, thiserror::Error)]
 pub enum PayerError {
     #[error("failed to ask the chain node for the keys of miner {miner}")]
-    Chain { miner: String, #[source] source: RpcError },
-    #[error("the chain node holds no key that may send a {purpose} message for miner {miner} (looked for: {looked_for}); import the key, or name another under [[Addresses]]")]
+    Chain {
+        miner: String,
+        #[source]
+        source: RpcError,
+    },
+    #[error(
+        "the chain node holds no key that may send a {purpose} message for miner {miner} (looked for: {looked_for}); import the key, or name another under [[Addresses]]"
+    )]
     NoKey { miner: String, purpose: Purpose, looked_for: String },
-    #[error("no key of miner {miner} can pay {need} FIL for a {purpose} message; the richest, {richest}, has {have} FIL: send funds to it")]
+    #[error(
+        "no key of miner {miner} can pay {need} FIL for a {purpose} message; the richest, {richest}, has {have} FIL: send funds to it"
+    )]
     Funds { miner: String, purpose: Purpose, need: TokenAmount, richest: String, have: TokenAmount },
     #[error("'{text}' under [[Addresses]] is not an address")]
     Config { text: String },
@@ -47,7 +55,13 @@ struct Candidate {
 ///
 /// # Errors
 /// [`PayerError`]; without funds or keys the task waits for a person.
-pub async fn choose(chain: &Client, config: &Config, sp: SpId, purpose: Purpose, need: &TokenAmount) -> Result<Address, PayerError> {
+pub async fn choose(
+    chain: &Client,
+    config: &Config,
+    sp: SpId,
+    purpose: Purpose,
+    need: &TokenAmount,
+) -> Result<Address, PayerError> {
     let miner = sp.to_string();
     let chain_error = |source| PayerError::Chain { miner: miner.clone(), source };
     let info = chain.state_miner_info(&address::id_address(sp), &TipSetKey::HEAD).await.map_err(chain_error)?;
@@ -73,7 +87,13 @@ pub async fn choose(chain: &Client, config: &Config, sp: SpId, purpose: Purpose,
     Err(refusal(miner.clone(), purpose, need, &order, &candidates))
 }
 
-fn refusal(miner: String, purpose: Purpose, need: &TokenAmount, order: &[Address], candidates: &[Candidate]) -> PayerError {
+fn refusal(
+    miner: String,
+    purpose: Purpose,
+    need: &TokenAmount,
+    order: &[Address],
+    candidates: &[Candidate],
+) -> PayerError {
     match candidates.iter().max_by_key(|candidate| candidate.balance.clone()) {
         Some(richest) => PayerError::Funds {
             miner,
@@ -158,14 +178,21 @@ mod tests {
 
     #[test]
     fn without_funds_the_richest_key_is_named() {
-        let candidates = [(7, 5), (8, 9)].map(|(id, atto)| Candidate { key: Address::new_id(id), balance: TokenAmount::from_atto(atto) });
+        let candidates = [(7, 5), (8, 9)]
+            .map(|(id, atto)| Candidate { key: Address::new_id(id), balance: TokenAmount::from_atto(atto) });
         let error = refusal("f01000".to_owned(), Purpose::Commit, &TokenAmount::from_atto(10), &[], &candidates);
         assert!(error.to_string().contains("f08"), "{error}");
     }
 
     #[test]
     fn without_a_key_all_that_were_looked_for_are_named() {
-        let error = refusal("f01000".to_owned(), Purpose::PreCommit, &TokenAmount::from_atto(10), &[Address::new_id(1), Address::new_id(2)], &[]);
+        let error = refusal(
+            "f01000".to_owned(),
+            Purpose::PreCommit,
+            &TokenAmount::from_atto(10),
+            &[Address::new_id(1), Address::new_id(2)],
+            &[],
+        );
         assert!(error.to_string().contains("f01, f02"), "{error}");
     }
 }

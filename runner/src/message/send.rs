@@ -29,20 +29,42 @@ const LOCK_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 enum SendError {
     #[error("failed to estimate the gas of a {purpose} message")]
-    Estimate { purpose: String, #[source] source: RpcError },
+    Estimate {
+        purpose: String,
+        #[source]
+        source: RpcError,
+    },
     #[error("failed to learn the next nonce of {from}")]
-    Nonce { from: String, #[source] source: RpcError },
+    Nonce {
+        from: String,
+        #[source]
+        source: RpcError,
+    },
     #[error("failed to learn the balance of {from}")]
-    Balance { from: String, #[source] source: RpcError },
+    Balance {
+        from: String,
+        #[source]
+        source: RpcError,
+    },
     #[error("failed to sign with {from}; the chain node's wallet must hold its key")]
-    Sign { from: String, #[source] source: RpcError },
+    Sign {
+        from: String,
+        #[source]
+        source: RpcError,
+    },
     #[error("the chain node signed something else than it was asked to sign with {from}")]
     SignedOther { from: String },
     #[error("failed to push message {cid}")]
-    Push { cid: String, #[source] source: RpcError },
+    Push {
+        cid: String,
+        #[source]
+        source: RpcError,
+    },
     #[error("{from} has {have} FIL, and a {purpose} message needs up to {need} FIL: send funds to it")]
     Funds { from: String, purpose: String, have: TokenAmount, need: TokenAmount },
-    #[error("the network's gas price is above the highest fee for a {purpose} message ({max_fee} FIL); waiting for it to fall, or raise the fee under [Fees]")]
+    #[error(
+        "the network's gas price is above the highest fee for a {purpose} message ({max_fee} FIL); waiting for it to fall, or raise the fee under [Fees]"
+    )]
     FeeTooLow { purpose: String, max_fee: TokenAmount },
     #[error("the chain does not take a {purpose} message yet: {text}")]
     NotYet { purpose: String, text: String },
@@ -78,9 +100,12 @@ fn keep(source: RpcError, around: impl FnOnce(RpcError) -> SendError) -> Failure
 /// What the estimate of a message said.
 #[derive(Debug, PartialEq, Eq)]
 enum Estimated {
-    Good(Message),
+    Good(Box<Message>),
     /// It would fail, and waiting does not help.
-    Refused { exit_code: i64, text: String },
+    Refused {
+        exit_code: i64,
+        text: String,
+    },
 }
 
 /// What the pool said to a push.
@@ -103,7 +128,7 @@ impl SendMessage {
 
     async fn sign(&self, claim: &Claim, send: &Send) -> Result<Option<SignedMessage>, Failure> {
         let message = match self.estimate(send).await? {
-            Estimated::Good(message) => message,
+            Estimated::Good(message) => *message,
             Estimated::Refused { exit_code, text } => {
                 self.refuse(claim, send, &text, Some(exit_code)).await?;
                 return Ok(None);
@@ -135,7 +160,7 @@ impl SendMessage {
         if message.gas_fee_cap <= TokenAmount::default() {
             return Err(SendError::FeeTooLow { purpose: send.purpose.clone(), max_fee: send.max_fee.clone() }.into());
         }
-        Ok(Estimated::Good(message))
+        Ok(Estimated::Good(Box::new(message)))
     }
 
     async fn check_funds(&self, send: &Send, message: &Message) -> Result<(), Failure> {
@@ -196,7 +221,11 @@ impl SendMessage {
             .execute(self.deps.db.pool())
             .await;
         if let Err(error) = done {
-            warn!(task.id = claim.task().0, error = &error as &dyn std::error::Error, "failed to give a sending lock back; it expires within a minute");
+            warn!(
+                task.id = claim.task().0,
+                error = &error as &dyn std::error::Error,
+                "failed to give a sending lock back; it expires within a minute"
+            );
         }
     }
 
@@ -286,7 +315,9 @@ impl SendMessage {
         let answer = self.deps.chain.mpool_push(signed).await;
         let mut verdict = pushed(answer.as_ref().map(|_| ()));
         if verdict == Pushed::NonceUsed {
-            verdict = landed(self.deps.chain.state_search_msg(&TipSetKey::HEAD, cid, None, true).await.map(|found| found.is_some()));
+            verdict = landed(
+                self.deps.chain.state_search_msg(&TipSetKey::HEAD, cid, None, true).await.map(|found| found.is_some()),
+            );
         }
         match verdict {
             Pushed::Taken => {
@@ -400,7 +431,8 @@ fn nonce(node_says: u64, last_stored: Option<u64>) -> u64 {
 
 /// What a message that the estimate could not execute means for its sending: some things come by waiting.
 fn refusal(purpose: &str, code: i64, text: &str) -> Result<Estimated, SendError> {
-    let not_yet = code == exit_code::SYS_INSUFFICIENT_FUNDS || (code == exit_code::FORBIDDEN && text.contains("too early"));
+    let not_yet =
+        code == exit_code::SYS_INSUFFICIENT_FUNDS || (code == exit_code::FORBIDDEN && text.contains("too early"));
     if not_yet {
         return Err(SendError::NotYet { purpose: purpose.to_owned(), text: text.to_owned() });
     }
@@ -424,7 +456,10 @@ fn pushed(answer: Result<(), &RpcError>) -> Pushed {
         Pushed::Taken
     } else if error.is_not_enough_funds() || error.is_not_yet() || text.contains("gas fee cap too low") {
         Pushed::Later
-    } else if text.contains("not valid for block inclusion") || text.contains("will not be included") || text.contains("signature") {
+    } else if text.contains("not valid for block inclusion")
+        || text.contains("will not be included")
+        || text.contains("signature")
+    {
         Pushed::Refused(text.to_owned())
     } else {
         Pushed::Later
@@ -437,7 +472,9 @@ fn landed(search: Result<bool, RpcError>) -> Pushed {
         Ok(true) => Pushed::Taken,
         Ok(false) => Pushed::Later,
         // The node never saw it, or says outright that another one was executed.
-        Err(error) if error.is_message_replaced() || error.node_message().is_some() => Pushed::Refused(error.to_string()),
+        Err(error) if error.is_message_replaced() || error.node_message().is_some() => {
+            Pushed::Refused(error.to_string())
+        }
         Err(_) => Pushed::Later,
     }
 }
@@ -461,7 +498,8 @@ mod tests {
     #[test]
     fn the_pool_takes_the_same_bytes_once() {
         // Texts as recorded from a Lotus 1.36 node.
-        let already = "failed to add locked: message from t3sb with nonce 2 already in mpool: message with nonce already exists";
+        let already =
+            "failed to add locked: message from t3sb with nonce 2 already in mpool: message with nonce already exists";
         let other = "failed to add locked: message from t3sb with nonce 2 already in mpool, increase GasPremium to 109602 from 99638 to trigger replace by fee";
         let table = [
             (already, Pushed::Taken),
@@ -469,7 +507,10 @@ mod tests {
             ("minimum expected nonce is 2, got 0: message nonce too low", Pushed::NonceUsed),
             ("failed to check balance: not enough funds (required: 2 FIL, balance: 1 FIL)", Pushed::Later),
             ("gas fee cap too low", Pushed::Later),
-            ("message not valid for block inclusion: 'Version' unsupported", Pushed::Refused("message not valid for block inclusion: 'Version' unsupported".to_owned())),
+            (
+                "message not valid for block inclusion: 'Version' unsupported",
+                Pushed::Refused("message not valid for block inclusion: 'Version' unsupported".to_owned()),
+            ),
         ];
         for (text, expected) in table {
             assert_eq!(pushed(Err(&said(text))), expected, "{text}");
@@ -479,7 +520,11 @@ mod tests {
 
     #[test]
     fn a_lost_answer_is_no_verdict() {
-        let lost = RpcError::TimedOut { url: "http://node/".to_owned(), method: "Filecoin.MpoolPush", after: Duration::from_secs(1) };
+        let lost = RpcError::TimedOut {
+            url: "http://node/".to_owned(),
+            method: "Filecoin.MpoolPush",
+            after: Duration::from_secs(1),
+        };
         assert_eq!(pushed(Err(&lost)), Pushed::Later);
         assert_eq!(landed(Err(lost)), Pushed::Later);
     }
@@ -488,7 +533,10 @@ mod tests {
     fn a_used_nonce_is_ours_when_the_chain_has_the_message() {
         assert_eq!(landed(Ok(true)), Pushed::Taken);
         assert_eq!(landed(Ok(false)), Pushed::Later);
-        assert!(matches!(landed(Err(said("message was replaced: found message with equal nonce"))), Pushed::Refused(_)));
+        assert!(matches!(
+            landed(Err(said("message was replaced: found message with equal nonce"))),
+            Pushed::Refused(_)
+        ));
         assert!(matches!(landed(Err(said("failed to load message: ipld: could not find bafy"))), Pushed::Refused(_)));
     }
 
@@ -497,7 +545,13 @@ mod tests {
         assert!(matches!(refusal("commit", 18, "too early to prove sector 3"), Err(SendError::NotYet { .. })));
         assert!(matches!(refusal("precommit", 6, "sender does not have funds"), Err(SendError::NotYet { .. })));
         let text = "caller f01010 is not one of supported";
-        assert_eq!(refusal("commit", 18, text).expect("a refusal"), Estimated::Refused { exit_code: 18, text: text.to_owned() });
-        assert_eq!(refusal("precommit", 19, "deposit").expect("a refusal"), Estimated::Refused { exit_code: 19, text: "deposit".to_owned() });
+        assert_eq!(
+            refusal("commit", 18, text).expect("a refusal"),
+            Estimated::Refused { exit_code: 18, text: text.to_owned() }
+        );
+        assert_eq!(
+            refusal("precommit", 19, "deposit").expect("a refusal"),
+            Estimated::Refused { exit_code: 19, text: "deposit".to_owned() }
+        );
     }
 }

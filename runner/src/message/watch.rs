@@ -68,7 +68,9 @@ impl MessageWatcher {
             match self.look_for(head, message).await {
                 Ok(found) => landed += u64::from(found),
                 Err(failure @ Failure::Unavailable(_)) => return Err(failure),
-                Err(failure) => warn!(message.cid = message.signed_cid, "failed to watch message {}: {failure}", message.signed_cid),
+                Err(failure) => {
+                    warn!(message.cid = message.signed_cid, "failed to watch message {}: {failure}", message.signed_cid)
+                }
             }
         }
         Ok(landed)
@@ -164,7 +166,10 @@ impl MessageWatcher {
             return;
         };
         match self.deps.chain.mpool_push(&signed).await {
-            Ok(_) => info!(message.cid = message.signed_cid, "the node had lost message {}; it was pushed again", message.signed_cid),
+            Ok(_) => info!(
+                message.cid = message.signed_cid,
+                "the node had lost message {}; it was pushed again", message.signed_cid
+            ),
             Err(error) if error.is_already_in_mpool() => {}
             Err(error) => warn!(
                 message.cid = message.signed_cid,
@@ -243,7 +248,11 @@ mod tests {
 
     #[test]
     fn a_message_that_the_node_does_not_know_is_nowhere_and_not_an_error() {
-        let unknown = RpcError::Node { method: "Filecoin.StateSearchMsg", code: 1, message: "ipld: could not find bafy".to_owned() };
+        let unknown = RpcError::Node {
+            method: "Filecoin.StateSearchMsg",
+            code: 1,
+            message: "ipld: could not find bafy".to_owned(),
+        };
         assert_eq!(judge(Err(unknown), Epoch(100), 5).expect("an answer"), Sight::Nowhere);
         assert_eq!(judge(Ok(None), Epoch(100), 5).expect("an answer"), Sight::Nowhere);
     }

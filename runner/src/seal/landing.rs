@@ -75,7 +75,9 @@ pub async fn answered(deps: &Deps, row: &OpenRow, purpose: Purpose, answer: &Ans
 fn sentence(purpose: Purpose, answer: &Answer) -> String {
     match answer {
         Answer::Executed(code) => format!("the {purpose} message was executed with exit code {code}"),
-        Answer::Refused { exit_code, text } => format!("the chain would refuse the {purpose} message with exit code {exit_code}: {text}"),
+        Answer::Refused { exit_code, text } => {
+            format!("the chain would refuse the {purpose} message with exit code {exit_code}: {text}")
+        }
         Answer::NotSent { text } => format!("the {purpose} message was not taken: {text}"),
     }
 }
@@ -112,12 +114,16 @@ async fn commit_landed(deps: &Deps, row: &OpenRow, sent: &Sent) -> Result<bool, 
     let found = on_chain(deps, sector).await?;
     match &found {
         OnChain::Proven(_) if is_ours(row, &found) => store_commit(deps, sector, sent).await,
-        OnChain::Proven(_) => fail(deps, sector, "number-taken", "the chain has another sector under this number").await,
+        OnChain::Proven(_) => {
+            fail(deps, sector, "number-taken", "the chain has another sector under this number").await
+        }
         // Executed with exit code 0 although this sector was not activated: possible when the message does
         // not insist on activation. The proof did not convince.
         OnChain::PreCommitted(_) => match bounded(Outcome::Reprove, 0, 0, row.generations.porep) {
             Outcome::Reprove => reprove(deps, sector).await,
-            _ => fail(deps, sector, "proof-refused", "the chain executed the commit without activating the sector").await,
+            _ => {
+                fail(deps, sector, "proof-refused", "the chain executed the commit without activating the sector").await
+            }
         },
         OnChain::Nothing => look_again(deps, row, Purpose::Commit, sent, "sector-missing").await,
     }
@@ -125,19 +131,29 @@ async fn commit_landed(deps: &Deps, row: &OpenRow, sent: &Sent) -> Result<bool, 
 
 /// The message was executed, but its effect is not there: the chain may have gone back. When the message
 /// is nowhere now it is awaited again; when it is still there the sector fails.
-async fn look_again(deps: &Deps, row: &OpenRow, purpose: Purpose, sent: &Sent, reason: &'static str) -> Result<bool, Failure> {
+async fn look_again(
+    deps: &Deps,
+    row: &OpenRow,
+    purpose: Purpose,
+    sent: &Sent,
+    reason: &'static str,
+) -> Result<bool, Failure> {
     let sector = row.progress.sector;
     let Some(Ok(cid)) = sent.signed_cid.as_deref().map(Cid::try_from) else {
         return fail(deps, sector, reason, "its message has no CID").await;
     };
     let found = deps.chain.state_search_msg(&TipSetKey::HEAD, cid, None, true).await;
     let still_there = match found {
-        Ok(found) => found.is_some_and(|lookup| sent.executed.as_ref().is_some_and(|executed| executed.epoch == lookup.height)),
+        Ok(found) => {
+            found.is_some_and(|lookup| sent.executed.as_ref().is_some_and(|executed| executed.epoch == lookup.height))
+        }
         Err(error) if error.is_not_yet() => false,
         Err(source) => return Err(LookError { sector, source }.into()),
     };
     if still_there {
-        let message = format!("{purpose} message {cid} was executed with exit code 0, but the chain knows nothing of the sector (it may have expired)");
+        let message = format!(
+            "{purpose} message {cid} was executed with exit code 0, but the chain knows nothing of the sector (it may have expired)"
+        );
         return fail(deps, sector, reason, &message).await;
     }
     warn!(message.cid = %cid, "the chain went back below {purpose} message {cid}; waiting for it again");
@@ -163,7 +179,14 @@ async fn look_again(deps: &Deps, row: &OpenRow, purpose: Purpose, sent: &Sent, r
 }
 
 /// The chain says that the effect exists, or cannot come: look which it is.
-async fn adopt(deps: &Deps, row: &OpenRow, purpose: Purpose, sent: &Sent, reason: &'static str, answer: &Answer) -> Result<bool, Failure> {
+async fn adopt(
+    deps: &Deps,
+    row: &OpenRow,
+    purpose: Purpose,
+    sent: &Sent,
+    reason: &'static str,
+    answer: &Answer,
+) -> Result<bool, Failure> {
     let sector = row.progress.sector;
     let found = on_chain(deps, sector).await?;
     if !is_ours(row, &found) {
@@ -283,10 +306,8 @@ async fn again(deps: &Deps, sector: SectorRef, purpose: Purpose, sent: &Sent) ->
 }
 
 async fn reseal(deps: &Deps, sector: SectorRef) -> Result<bool, Failure> {
-    let changed = deps
-        .db
-        .transaction("reseal", move |tx| Box::pin(async move { pipeline::reseal(tx, sector).await }))
-        .await?;
+    let changed =
+        deps.db.transaction("reseal", move |tx| Box::pin(async move { pipeline::reseal(tx, sector).await })).await?;
     if changed == 1 {
         deps.counters.count(|counts| counts.reseals += 1);
     }
@@ -320,7 +341,13 @@ async fn reprove(deps: &Deps, sector: SectorRef) -> Result<bool, Failure> {
     if changed == 1 {
         return Ok(true);
     }
-    fail(deps, sector, "proof-refused", "the chain refused the proof, and the layers that another one would open are dropped").await
+    fail(
+        deps,
+        sector,
+        "proof-refused",
+        "the chain refused the proof, and the layers that another one would open are dropped",
+    )
+    .await
 }
 
 async fn fail(deps: &Deps, sector: SectorRef, reason: &'static str, message: &str) -> Result<bool, Failure> {

@@ -105,13 +105,17 @@ impl curio_core::Classify for NoNumbers {
 /// transaction ends, and the primary key keeps two first callers apart (the later one repeats).
 pub async fn allocate(tx: &mut Tx, sp: SpId, on_chain: &Numbers, count: u64) -> Result<Vec<SectorRef>, TxError> {
     let sp_id = sp.0 as i64;
-    sqlx::query!("INSERT INTO sectors_allocated_numbers (sp_id, allocated) VALUES ($1, '[0]') ON CONFLICT (sp_id) DO NOTHING", sp_id)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!(
+        "INSERT INTO sectors_allocated_numbers (sp_id, allocated) VALUES ($1, '[0]') ON CONFLICT (sp_id) DO NOTHING",
+        sp_id
+    )
+    .execute(&mut *tx)
+    .await?;
     // FOR UPDATE: the numbers are taken by whoever holds this row.
-    let runs = sqlx::query_scalar!("SELECT allocated FROM sectors_allocated_numbers WHERE sp_id = $1 FOR UPDATE", sp_id)
-        .fetch_one(&mut *tx)
-        .await?;
+    let runs =
+        sqlx::query_scalar!("SELECT allocated FROM sectors_allocated_numbers WHERE sp_id = $1 FOR UPDATE", sp_id)
+            .fetch_one(&mut *tx)
+            .await?;
     let ours: Vec<u64> = serde_json::from_value(runs).unwrap_or_default();
     let (numbers, allocated) = Numbers::from_runs(&ours)
         .union(on_chain)
@@ -139,7 +143,9 @@ mod tests {
 
     #[test]
     fn the_lowest_free_numbers_are_taken_from_the_gaps() {
-        let table: [(&[u64], u64, &[u64], &[u64]); 5] = [
+        /// Runs before, how many are taken, which, runs after.
+        type Row<'a> = (&'a [u64], u64, &'a [u64], &'a [u64]);
+        let table: [Row<'_>; 5] = [
             (&[0], 2, &[0, 1], &[0, 2]),
             (&[0, 4], 1, &[4], &[0, 5]),
             (&[1, 1, 1, 1], 3, &[0, 2, 4], &[0, 5]),

@@ -80,7 +80,13 @@ pub fn outcome(purpose: Purpose, answer: &Answer) -> Outcome {
 fn executed(purpose: Purpose, code: i64) -> Outcome {
     match (purpose, code) {
         (Purpose::Commit, exit_code::NOT_FOUND) => Outcome::Adopt("precommit-expired"),
-        (_, exit_code::SYS_INSUFFICIENT_FUNDS | exit_code::SYS_OUT_OF_GAS | exit_code::INSUFFICIENT_FUNDS | exit_code::ILLEGAL_STATE) => Outcome::Again,
+        (
+            _,
+            exit_code::SYS_INSUFFICIENT_FUNDS
+            | exit_code::SYS_OUT_OF_GAS
+            | exit_code::INSUFFICIENT_FUNDS
+            | exit_code::ILLEGAL_STATE,
+        ) => Outcome::Again,
         (_, exit_code::ILLEGAL_ARGUMENT | exit_code::NOT_FOUND | exit_code::FORBIDDEN) => Outcome::Again,
         // The rest do not go away by themselves: receiver missing (5), undecodable parameters (21),
         // unknown method (22), assertions and whatever a future actor invents.
@@ -91,9 +97,17 @@ fn executed(purpose: Purpose, code: i64) -> Outcome {
 fn refused(purpose: Purpose, code: i64, text: &str) -> Outcome {
     match (purpose, code) {
         (_, exit_code::OK) => Outcome::Again,
-        (_, exit_code::SYS_INSUFFICIENT_FUNDS | exit_code::SYS_OUT_OF_GAS | exit_code::INSUFFICIENT_FUNDS | exit_code::ILLEGAL_STATE) => Outcome::Again,
+        (
+            _,
+            exit_code::SYS_INSUFFICIENT_FUNDS
+            | exit_code::SYS_OUT_OF_GAS
+            | exit_code::INSUFFICIENT_FUNDS
+            | exit_code::ILLEGAL_STATE,
+        ) => Outcome::Again,
         (Purpose::PreCommit, exit_code::ILLEGAL_ARGUMENT) => refused_precommit(text),
-        (Purpose::Commit, exit_code::ILLEGAL_ARGUMENT) if text.contains("invalid proof") || text.contains("no valid proofs") => {
+        (Purpose::Commit, exit_code::ILLEGAL_ARGUMENT)
+            if text.contains("invalid proof") || text.contains("no valid proofs") =>
+        {
             Outcome::Reprove
         }
         (Purpose::Commit, exit_code::NOT_FOUND) => Outcome::Adopt("precommit-expired"),
@@ -150,13 +164,21 @@ mod tests {
         let table = [
             (16, "seal challenge epoch -3364 too old, must be after -3302", Outcome::Reseal),
             (16, "seal challenge epoch 1476 must be before now 478", Outcome::Reseal),
-            (16, "sector numbers BitField { ranges: [201..202], set: {}, unset: {} } already allocated", Outcome::Adopt("number-taken")),
+            (
+                16,
+                "sector numbers BitField { ranges: [201..202], set: {}, unset: {} } already allocated",
+                Outcome::Adopt("number-taken"),
+            ),
             (16, "invalid expiration 6000476, cannot be more than 3680640 past current epoch 479", Outcome::Again),
             (16, "sector expiration 5 must be after activation 86889", Outcome::Again),
             (16, "sealed CID had wrong prefix", Outcome::Fail("precommit-refused")),
             (16, "unsupported seal proof type 8", Outcome::Fail("precommit-refused")),
             (18, "caller f01010 is not one of supported", Outcome::Fail("caller-forbidden")),
-            (19, "insufficient funds 0.000000000593718132 for pre-commit deposit: 0.000000892989542666", Outcome::Again),
+            (
+                19,
+                "insufficient funds 0.000000000593718132 for pre-commit deposit: 0.000000892989542666",
+                Outcome::Again,
+            ),
             (21, "Serialization error for Cbor protocol", Outcome::Fail("precommit-refused")),
             (22, "unknown method", Outcome::Fail("precommit-refused")),
             (5, "receiver does not exist", Outcome::Fail("precommit-refused")),
@@ -211,7 +233,19 @@ mod tests {
 
     #[test]
     fn reasons_fit_their_column() {
-        for reason in ["precommit-expired", "number-taken", "caller-forbidden", "precommit-refused", "commit-refused", "message-refused", "ticket-expired", "proof-refused", "task-exhausted", "precommit-missing", "sector-missing"] {
+        for reason in [
+            "precommit-expired",
+            "number-taken",
+            "caller-forbidden",
+            "precommit-refused",
+            "commit-refused",
+            "message-refused",
+            "ticket-expired",
+            "proof-refused",
+            "task-exhausted",
+            "precommit-missing",
+            "sector-missing",
+        ] {
             assert!(reason.len() <= 20, "{reason}");
         }
     }

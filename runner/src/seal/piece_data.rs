@@ -41,19 +41,31 @@ pub enum PieceDataError {
     #[error("'{url}' is not an address of piece data; write a path, file:///PATH or http(s)://...")]
     Url { url: String },
     #[error("failed to read piece file {}", path.display())]
-    Read { path: PathBuf, #[source] source: std::io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{} is not a file", path.display())]
     NotAFile { path: PathBuf },
     #[error("failed to write the download {}", path.display())]
-    Write { path: PathBuf, #[source] source: std::io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("failed to download {url}")]
-    Download { url: String, #[source] source: reqwest::Error },
+    Download {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
     #[error("{url} answered {status}")]
     Status { url: String, status: u16 },
     #[error("{url} has {actual} bytes, and {expected} were promised")]
     Size { url: String, expected: u64, actual: u64 },
     #[error("the data at {url} has the piece CID {actual}, and {expected} was promised")]
-    Commitment { url: String, expected: Cid, actual: Cid },
+    Commitment { url: String, expected: Box<Cid>, actual: Box<Cid> },
     #[error("the download of {url} was stopped")]
     Stopped { url: String },
 }
@@ -74,7 +86,12 @@ impl Classify for PieceDataError {
 ///
 /// # Errors
 /// [`PieceDataError`].
-pub async fn fetch(http: &reqwest::Client, piece: &Piece, target: &Path, cancelled: &CancellationToken) -> Result<Fetched, PieceDataError> {
+pub async fn fetch(
+    http: &reqwest::Client,
+    piece: &Piece,
+    target: &Path,
+    cancelled: &CancellationToken,
+) -> Result<Fetched, PieceDataError> {
     let mut fetched = bring(http, &piece.url, Some(piece.raw_size), target, cancelled).await?;
     fetched.padded_size = piece.padded_size;
     Ok(fetched)
@@ -116,13 +133,16 @@ pub async fn bring(
     };
     let fetched = Fetched { path, raw_size, padded_size: 0, is_download };
     match expected_size {
-        Some(expected) if expected != raw_size => Err(PieceDataError::Size { url: url.to_owned(), expected, actual: raw_size }),
+        Some(expected) if expected != raw_size => {
+            Err(PieceDataError::Size { url: url.to_owned(), expected, actual: raw_size })
+        }
         _ => Ok(fetched),
     }
 }
 
 async fn file_size(path: &Path) -> Result<u64, PieceDataError> {
-    let found = tokio::fs::metadata(path).await.map_err(|source| PieceDataError::Read { path: path.to_owned(), source })?;
+    let found =
+        tokio::fs::metadata(path).await.map_err(|source| PieceDataError::Read { path: path.to_owned(), source })?;
     if !found.is_file() {
         return Err(PieceDataError::NotAFile { path: path.to_owned() });
     }
@@ -156,7 +176,11 @@ async fn download(http: &reqwest::Client, url: Url, limit: Option<u64>, target: 
 ///
 /// # Errors
 /// What the child said.
-pub async fn commitment(prover: &Prover, data: &Fetched, cancelled: &CancellationToken) -> Result<PieceCommitment, ProveError> {
+pub async fn commitment(
+    prover: &Prover,
+    data: &Fetched,
+    cancelled: &CancellationToken,
+) -> Result<PieceCommitment, ProveError> {
     let request = Request::PieceCommitment { path: data.path.clone(), raw_size: data.raw_size };
     match prover.call(&request, cancelled).await? {
         Response::PieceCommitment(commitment) => Ok(commitment),
@@ -168,10 +192,20 @@ pub async fn commitment(prover: &Prover, data: &Fetched, cancelled: &Cancellatio
 ///
 /// # Errors
 /// [`PieceDataError::Commitment`], permanently, when it is not.
-pub async fn check(prover: &Prover, piece: &Piece, data: &Fetched, cancelled: &CancellationToken) -> Result<(), Failure> {
+pub async fn check(
+    prover: &Prover,
+    piece: &Piece,
+    data: &Fetched,
+    cancelled: &CancellationToken,
+) -> Result<(), Failure> {
     let actual = unsealed_cid(&commitment(prover, data, cancelled).await?.comm_p);
     if actual != piece.cid {
-        return Err(PieceDataError::Commitment { url: piece.url.clone(), expected: piece.cid, actual }.into());
+        return Err(PieceDataError::Commitment {
+            url: piece.url.clone(),
+            expected: Box::new(piece.cid),
+            actual: Box::new(actual),
+        }
+        .into());
     }
     Ok(())
 }

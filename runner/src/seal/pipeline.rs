@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use curio_chain::message::{NotACommitment, comm_d, comm_r};
-use curio_chain::{Cid, address, Address};
+use curio_chain::{Address, Cid, address};
 use curio_core::seal_proof::UnsupportedSealProof;
 use curio_core::{Classify, Epoch, Failure, SealProof, SectorRef, SpId};
 use curio_harmony::{Db, DbError, TaskId, Tx, TxError};
@@ -54,9 +54,17 @@ pub enum PipelineError {
     #[error("failed to read sector {sector}: its {column} is not of the expected form")]
     Form { sector: SectorRef, column: &'static str },
     #[error("failed to read sector {sector}")]
-    Proof { sector: SectorRef, #[source] source: UnsupportedSealProof },
+    Proof {
+        sector: SectorRef,
+        #[source]
+        source: UnsupportedSealProof,
+    },
     #[error("failed to read a commitment of sector {sector}")]
-    Commitment { sector: SectorRef, #[source] source: NotACommitment },
+    Commitment {
+        sector: SectorRef,
+        #[source]
+        source: Box<NotACommitment>,
+    },
 }
 
 impl Classify for PipelineError {
@@ -85,11 +93,13 @@ impl Job {
     }
 
     pub fn comm_d(&self) -> Result<Commitment, PipelineError> {
-        comm_d(&self.unsealed_cid()?).map_err(|source| PipelineError::Commitment { sector: self.sector, source })
+        comm_d(&self.unsealed_cid()?)
+            .map_err(|source| PipelineError::Commitment { sector: self.sector, source: Box::new(source) })
     }
 
     pub fn comm_r(&self) -> Result<Commitment, PipelineError> {
-        comm_r(&self.sealed_cid()?).map_err(|source| PipelineError::Commitment { sector: self.sector, source })
+        comm_r(&self.sealed_cid()?)
+            .map_err(|source| PipelineError::Commitment { sector: self.sector, source: Box::new(source) })
     }
 }
 
@@ -99,7 +109,8 @@ impl Piece {
     /// # Errors
     /// A CID that is no piece commitment.
     pub fn spec(&self, sector: SectorRef) -> Result<PieceSpec, PipelineError> {
-        let comm_p = comm_d(&self.cid).map_err(|source| PipelineError::Commitment { sector, source })?;
+        let comm_p =
+            comm_d(&self.cid).map_err(|source| PipelineError::Commitment { sector, source: Box::new(source) })?;
         Ok(PieceSpec { comm_p, padded_size: self.padded_size })
     }
 }
@@ -133,9 +144,12 @@ pub async fn of_task(db: &Db, task: TaskId) -> Result<Option<Job>, Failure> {
         return Ok(None);
     };
     let sector = SectorRef::new(SpId(row.sp_id as u64), row.sector_number as u64);
-    let proof = SealProof::from_number(row.reg_seal_proof.into()).map_err(|source| PipelineError::Proof { sector, source })?;
+    let proof =
+        SealProof::from_number(row.reg_seal_proof.into()).map_err(|source| PipelineError::Proof { sector, source })?;
     let ticket = match (row.ticket_epoch, row.ticket_value) {
-        (Some(epoch), Some(value)) => Some(Ticket { epoch: Epoch(epoch), value: bytes32(sector, "ticket_value", value)? }),
+        (Some(epoch), Some(value)) => {
+            Some(Ticket { epoch: Epoch(epoch), value: bytes32(sector, "ticket_value", value)? })
+        }
         _ => None,
     };
     Ok(Some(Job {
@@ -158,9 +172,10 @@ pub async fn of_task(db: &Db, task: TaskId) -> Result<Option<Job>, Failure> {
 /// The sectors of these tasks, for `can_accept`; tasks that no sector knows are absent.
 pub async fn sectors_of(db: &Db, tasks: &[TaskId]) -> Result<HashMap<TaskId, SectorRef>, DbError> {
     let ids: Vec<i64> = tasks.iter().map(|task| task.0).collect();
-    let rows = sqlx::query!("SELECT task_id, sp_id, sector_number FROM sectors_pipeline_tasks WHERE task_id = ANY($1)", &ids)
-        .fetch_all(db.pool())
-        .await?;
+    let rows =
+        sqlx::query!("SELECT task_id, sp_id, sector_number FROM sectors_pipeline_tasks WHERE task_id = ANY($1)", &ids)
+            .fetch_all(db.pool())
+            .await?;
     Ok(rows
         .into_iter()
         .map(|row| (TaskId(row.task_id), SectorRef::new(SpId(row.sp_id as u64), row.sector_number as u64)))
@@ -179,7 +194,9 @@ pub async fn proofs_of(db: &Db, tasks: &[TaskId]) -> Result<HashMap<TaskId, Seal
     )
     .fetch_all(db.pool())
     .await?;
-    let proofs = rows.into_iter().filter_map(|row| Some((TaskId(row.task_id), SealProof::from_number(row.reg_seal_proof.into()).ok()?)));
+    let proofs = rows
+        .into_iter()
+        .filter_map(|row| Some((TaskId(row.task_id), SealProof::from_number(row.reg_seal_proof.into()).ok()?)));
     Ok(proofs.collect())
 }
 
@@ -246,7 +263,13 @@ pub async fn reseal(tx: &mut Tx, sector: SectorRef) -> Result<u64, TxError> {
 
 /// Ends the sector with a reason (at most 20 bytes) and a sentence; `task` is the one that ran out of
 /// attempts, if that was it. Returns rows changed: none when it had failed before.
-pub async fn fail(tx: &mut Tx, sector: SectorRef, reason: &str, message: &str, task: Option<TaskId>) -> Result<u64, TxError> {
+pub async fn fail(
+    tx: &mut Tx,
+    sector: SectorRef,
+    reason: &str,
+    message: &str,
+    task: Option<TaskId>,
+) -> Result<u64, TxError> {
     let done = sqlx::query!(
         "UPDATE sectors_sdr_pipeline SET failed = TRUE, failed_at = now(), failed_reason = $3, failed_reason_msg = $4, failed_task_id = $5
          WHERE sp_id = $1 AND sector_number = $2 AND NOT failed",

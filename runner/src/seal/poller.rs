@@ -85,7 +85,10 @@ impl Sent {
 pub enum TaskState {
     Open,
     /// No attempt is left.
-    Failed { reason: String, error: String },
+    Failed {
+        reason: String,
+        error: String,
+    },
 }
 
 /// One thing to do for a row.
@@ -93,11 +96,21 @@ pub enum TaskState {
 pub enum Action {
     Queue(Stage),
     /// The task is gone without its result: forget it, so that it is created again.
-    Forget { stage: Stage, task: TaskId },
+    Forget {
+        stage: Stage,
+        task: TaskId,
+    },
     /// The task ran out of attempts: the sector fails.
-    Fail { task: TaskId, reason: String, message: String },
+    Fail {
+        task: TaskId,
+        reason: String,
+        message: String,
+    },
     /// A message got its answer.
-    Answered { purpose: Purpose, answer: Answer },
+    Answered {
+        purpose: Purpose,
+        answer: Answer,
+    },
 }
 
 /// What to do for a row. Pure: `tasks` holds the state of every task that the queue knows.
@@ -129,7 +142,9 @@ pub fn decide(
         };
         if let Some(answer) = sent.answer() {
             actions.push(Action::Answered { purpose, answer });
-        } else if let Some((task, TaskState::Failed { reason, error })) = sent.task.and_then(|task| Some((task, tasks.get(&task)?))) {
+        } else if let Some((task, TaskState::Failed { reason, error })) =
+            sent.task.and_then(|task| Some((task, tasks.get(&task)?)))
+        {
             actions.push(failed("SendMessage", task, reason, error));
         }
     }
@@ -140,12 +155,16 @@ pub fn decide(
     actions
 }
 
-/// Words that the scheduler uses when attempts ran out, as opposed to a task's own reason.
-const EXHAUSTED: [&str; 3] = ["", "exhausted", "attempts"];
+/// The scheduler's word for attempts that ran out, as opposed to a task's own reason.
+const EXHAUSTED: &str = "max-failures";
 
 fn failed(kind: &str, task: TaskId, reason: &str, error: &str) -> Action {
-    let reason = if EXHAUSTED.contains(&reason) { "task-exhausted" } else { reason };
-    Action::Fail { task, reason: reason.to_owned(), message: format!("{kind} task {task} has no attempt left: {error}") }
+    let reason = if reason == EXHAUSTED { "task-exhausted" } else { reason };
+    Action::Fail {
+        task,
+        reason: reason.to_owned(),
+        message: format!("{kind} task {task} has no attempt left: {error}"),
+    }
 }
 
 impl SealPoller {
@@ -320,7 +339,8 @@ fn executed(epoch: Option<i64>, exit_code: Option<i64>, tsk: Option<Vec<u8>>) ->
 /// State of every task that the rows name and the queue knows.
 async fn task_states(db: &Db, rows: &[OpenRow]) -> Result<HashMap<TaskId, TaskState>, DbError> {
     let of_row = |row: &OpenRow| {
-        let sends = [&row.precommit, &row.commit].into_iter().flatten().filter_map(|sent| sent.task).collect::<Vec<_>>();
+        let sends =
+            [&row.precommit, &row.commit].into_iter().flatten().filter_map(|sent| sent.task).collect::<Vec<_>>();
         row.progress.tasks.into_iter().flatten().chain(sends).map(|task| task.0).collect::<Vec<_>>()
     };
     let ids: Vec<i64> = rows.iter().flat_map(of_row).collect();
@@ -386,11 +406,14 @@ mod tests {
     #[test]
     fn an_exhausted_task_fails_its_sector_with_the_last_error() {
         let failed = |reason: &str| TaskState::Failed { reason: reason.to_owned(), error: "disk full".to_owned() };
-        for (reason, expected) in [("", "task-exhausted"), ("piece-mismatch", "piece-mismatch")] {
+        for (reason, expected) in [("max-failures", "task-exhausted"), ("piece-mismatch", "piece-mismatch")] {
             let tasks = HashMap::from([(TaskId(7), failed(reason))]);
             let actions = decide(&with_task(TaskColumn::TreeD, 7), &tasks, None, 3);
             let message = "TreeD task 7 has no attempt left: disk full".to_owned();
-            assert!(actions.contains(&Action::Fail { task: TaskId(7), reason: expected.to_owned(), message }), "{actions:?}");
+            assert!(
+                actions.contains(&Action::Fail { task: TaskId(7), reason: expected.to_owned(), message }),
+                "{actions:?}"
+            );
         }
     }
 
@@ -402,7 +425,12 @@ mod tests {
             (Sent { success: Some(true), ..Sent::default() }, None),
             (Sent { executed: Some(executed), success: Some(true), ..Sent::default() }, Some(Answer::Executed(0))),
             (
-                Sent { success: Some(false), exit_code: Some(16), error: Some("batch empty".to_owned()), ..Sent::default() },
+                Sent {
+                    success: Some(false),
+                    exit_code: Some(16),
+                    error: Some("batch empty".to_owned()),
+                    ..Sent::default()
+                },
                 Some(Answer::Refused { exit_code: 16, text: "batch empty".to_owned() }),
             ),
             (
@@ -418,9 +446,11 @@ mod tests {
     #[test]
     fn a_message_whose_task_gave_up_fails_the_sector() {
         let mut row = row();
-        row.progress.done = [Step::Sdr, Step::TreeD, Step::TreeC, Step::TreeR, Step::PreCommitSent].into_iter().collect();
+        row.progress.done =
+            [Step::Sdr, Step::TreeD, Step::TreeC, Step::TreeR, Step::PreCommitSent].into_iter().collect();
         row.precommit = Some(Sent { task: Some(TaskId(9)), ..Sent::default() });
-        let tasks = HashMap::from([(TaskId(9), TaskState::Failed { reason: String::new(), error: "no key".to_owned() })]);
+        let tasks =
+            HashMap::from([(TaskId(9), TaskState::Failed { reason: String::new(), error: "no key".to_owned() })]);
         assert!(matches!(decide(&row, &tasks, None, 3)[..], [Action::Fail { .. }]));
     }
 }

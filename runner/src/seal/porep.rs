@@ -29,7 +29,11 @@ pub struct PoRep {
 #[derive(Debug, thiserror::Error)]
 enum PoRepError {
     #[error("failed to learn the seed of sector {sector}")]
-    Seed { sector: SectorRef, #[source] source: RpcError },
+    Seed {
+        sector: SectorRef,
+        #[source]
+        source: RpcError,
+    },
     #[error("sector {sector} is not pre-committed at the head; waiting for the chain to settle")]
     NotPreCommitted { sector: SectorRef },
     #[error("the seed of sector {sector} (epoch {seed}) is not settled yet at head {head}")]
@@ -66,7 +70,8 @@ impl PoRep {
         let sector = job.sector;
         let error = |source| PoRepError::Seed { sector, source };
         let chain = &self.deps.chain;
-        let info = chain.state_sector_pre_commit_info(&job.miner(), sector.number, &TipSetKey::HEAD).await.map_err(error)?;
+        let info =
+            chain.state_sector_pre_commit_info(&job.miner(), sector.number, &TipSetKey::HEAD).await.map_err(error)?;
         let info = info.ok_or(PoRepError::NotPreCommitted { sector })?;
         let epoch = seed_epoch(info.pre_commit_epoch, self.deps.network.challenge_delay);
         let head = chain.chain_head().await.map_err(error)?;
@@ -96,8 +101,15 @@ impl PoRep {
             return Err(ProveError::Unexpected("something else than a proof").into());
         };
         // Against our own record, and not against what came along with the vanilla proof.
-        let request =
-            Request::Verify { proof: job.proof, sector, ticket, seed: seed.value, comm_d, comm_r, porep: porep.clone() };
+        let request = Request::Verify {
+            proof: job.proof,
+            sector,
+            ticket,
+            seed: seed.value,
+            comm_d,
+            comm_r,
+            porep: porep.clone(),
+        };
         match self.deps.prover.call(&request, claim.cancelled()).await? {
             Response::Verify { valid: true } => Ok(porep),
             _ => Err(PoRepError::DoesNotVerify { sector }.into()),
@@ -128,7 +140,8 @@ impl Task for PoRep {
     /// Those whose proof parameters are here.
     async fn can_accept(&self, offered: &[TaskId]) -> Result<Vec<TaskId>, Failure> {
         let proofs = pipeline::proofs_of(&self.deps.db, offered).await?;
-        let accepted = offered.iter().filter(|task| proofs.get(task).is_none_or(|proof| self.deps.parameters.is_ready(*proof)));
+        let accepted =
+            offered.iter().filter(|task| proofs.get(task).is_none_or(|proof| self.deps.parameters.is_ready(*proof)));
         Ok(accepted.copied().collect())
     }
 

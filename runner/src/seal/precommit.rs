@@ -61,7 +61,10 @@ impl PreCommitSubmit {
         let sector = job.sector;
         let verdict = bounded(Outcome::Reseal, 0, job.ticket_generation, 0);
         let (sp, number, task) = (sector.sp.0 as i64, sector.number as i64, claim.task().0);
-        let message = format!("its ticket ran out before the pre-commit for the {}th time (head {head})", job.ticket_generation + 1);
+        let message = format!(
+            "its ticket ran out before the pre-commit for the {}th time (head {head})",
+            job.ticket_generation + 1
+        );
         warn!(sector.sp = %sector.sp, sector.number, "the ticket of sector {sector} has run out at head {head}: {verdict:?}");
         let changed = claim
             .store("ticket ran out", move |tx| {
@@ -78,7 +81,10 @@ impl PreCommitSubmit {
             })
             .await?;
         match verdict {
-            Outcome::Fail(reason) => self.deps.counters.count(|counts| *counts.sectors_failed.entry(reason.to_owned()).or_default() += changed),
+            Outcome::Fail(reason) => self
+                .deps
+                .counters
+                .count(|counts| *counts.sectors_failed.entry(reason.to_owned()).or_default() += changed),
             _ => self.deps.counters.count(|counts| counts.reseals += changed),
         }
         note_end(changed, sector, Self::NAME.as_str());
@@ -97,12 +103,17 @@ impl PreCommitSubmit {
             expiration: promise.expiration,
             unsealed_cid: promise.unsealed_cid,
         };
-        let deposit =
-            self.deps.chain.state_miner_pre_commit_deposit_for_power(&job.miner(), &info, &TipSetKey::HEAD).await.map_err(error)?;
+        let deposit = self
+            .deps
+            .chain
+            .state_miner_pre_commit_deposit_for_power(&job.miner(), &info, &TipSetKey::HEAD)
+            .await
+            .map_err(error)?;
         if !self.deps.config.fees.collateral_from_miner_balance {
             return Ok(deposit);
         }
-        let spare = self.deps.chain.state_miner_available_balance(&job.miner(), &TipSetKey::HEAD).await.map_err(error)?;
+        let spare =
+            self.deps.chain.state_miner_available_balance(&job.miner(), &TipSetKey::HEAD).await.map_err(error)?;
         Ok(less(&deposit, &spare))
     }
 
@@ -153,7 +164,12 @@ impl PreCommitSubmit {
 }
 
 /// Whether the sector still waits for this task; its row is locked until the end of the transaction.
-async fn waits_for(tx: &mut curio_harmony::Tx, sp: i64, number: i64, task: i64) -> Result<bool, curio_harmony::TxError> {
+async fn waits_for(
+    tx: &mut curio_harmony::Tx,
+    sp: i64,
+    number: i64,
+    task: i64,
+) -> Result<bool, curio_harmony::TxError> {
     let row = sqlx::query_scalar!(
         "SELECT sector_number FROM sectors_sdr_pipeline
          WHERE sp_id = $1 AND sector_number = $2 AND task_id_precommit_msg = $3 AND NOT failed FOR UPDATE",
@@ -204,8 +220,11 @@ impl Task for PreCommitSubmit {
         };
         let value = self.value(&job, &promise).await?;
         let max_fee = atto(self.deps.config.fees.max_pre_commit_batch_gas_fee.for_sectors(1).atto());
-        let from = payer::choose(&self.deps.chain, &self.deps.config, sector.sp, Purpose::PreCommit, &(&value + &max_fee)).await?;
-        let message = Message::new(from, job.miner(), method::PRE_COMMIT_SECTOR_BATCH2, value, Self::params(&job, &promise));
+        let from =
+            payer::choose(&self.deps.chain, &self.deps.config, sector.sp, Purpose::PreCommit, &(&value + &max_fee))
+                .await?;
+        let message =
+            Message::new(from, job.miner(), method::PRE_COMMIT_SECTOR_BATCH2, value, Self::params(&job, &promise));
         let key = format!("{}/{}/{}/{}", Purpose::PreCommit, sector.sp, sector.number, job.precommit_generation);
         self.store(claim, &job, outbox::Request { key, purpose: Purpose::PreCommit.as_str(), message, max_fee }).await
     }

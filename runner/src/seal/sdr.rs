@@ -30,9 +30,17 @@ pub struct Sdr {
 #[derive(Debug, thiserror::Error)]
 enum SdrError {
     #[error("failed to draw a ticket for sector {sector}")]
-    Ticket { sector: SectorRef, #[source] source: RpcError },
+    Ticket {
+        sector: SectorRef,
+        #[source]
+        source: RpcError,
+    },
     #[error("failed to prepare {path}")]
-    Prepare { path: String, #[source] source: std::io::Error },
+    Prepare {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl Classify for SdrError {
@@ -132,7 +140,9 @@ async fn remove_labels(path: &LocalPath, sector: SectorRef) -> Result<(), SdrErr
             Err(error) => Err(error),
         };
         match removed {
-            Err(source) if !absent(&source) => return Err(SdrError::Prepare { path: file.display().to_string(), source }),
+            Err(source) if !absent(&source) => {
+                return Err(SdrError::Prepare { path: file.display().to_string(), source });
+            }
             _ => {}
         }
     }

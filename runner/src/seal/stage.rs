@@ -329,7 +329,10 @@ mod tests {
     fn the_commit_is_sent_while_the_files_are_finalized() {
         let proven = Progress { has_proof: true, ..with(&[&SENT, &[Step::PreCommitLanded, Step::PoRep]]) };
         assert_eq!(ready(&proven, None, SEED_CONFIDENCE), [Stage::Finalize, Stage::Commit]);
-        let finalized = Progress { has_proof: true, ..with(&[&SENT, &[Step::PreCommitLanded, Step::PoRep, Step::Finalize, Step::CommitSent]]) };
+        let finalized = Progress {
+            has_proof: true,
+            ..with(&[&SENT, &[Step::PreCommitLanded, Step::PoRep, Step::Finalize, Step::CommitSent]])
+        };
         assert_eq!(ready(&finalized, None, SEED_CONFIDENCE), [Stage::MoveStorage]);
     }
 
@@ -343,11 +346,7 @@ mod tests {
     fn an_open_task_keeps_its_stage_from_being_created_twice() {
         for column in TaskColumn::ALL {
             let stage = Stage::of_column(column);
-            let mut progress = Progress {
-                seed_epoch: Some(Epoch(0)),
-                has_proof: true,
-                ..progress(stage.row().after)
-            };
+            let mut progress = Progress { seed_epoch: Some(Epoch(0)), has_proof: true, ..progress(stage.row().after) };
             assert!(ready(&progress, Some(Epoch(100)), SEED_CONFIDENCE).contains(&stage), "{stage:?}");
             progress.tasks[column as usize] = Some(TaskId(7));
             assert!(!ready(&progress, Some(Epoch(100)), SEED_CONFIDENCE).contains(&stage), "{stage:?}");

@@ -76,9 +76,13 @@ pub enum StartError {
     UnknownActor { actor: String },
     #[error("actor {actor} is not a miner; give the address of a miner actor: {said}")]
     NotAMiner { actor: String, said: String },
-    #[error("sectors of {actor} have {size} bytes, which is no size that is sealed here; supported are 2KiB, 8MiB, 512MiB, 32GiB and 64GiB")]
+    #[error(
+        "sectors of {actor} have {size} bytes, which is no size that is sealed here; supported are 2KiB, 8MiB, 512MiB, 32GiB and 64GiB"
+    )]
     SectorSize { actor: String, size: u64 },
-    #[error("sectors of {actor} are proven with window PoSt type {number}, which does not go with a supported seal proof of {size} bytes")]
+    #[error(
+        "sectors of {actor} are proven with window PoSt type {number}, which does not go with a supported seal proof of {size} bytes"
+    )]
     ProofType { actor: String, number: i64, size: u64 },
     #[error("failed to ask the chain node about {actor}: {source}")]
     Chain { actor: String, source: RpcError },
@@ -89,7 +93,7 @@ pub enum StartError {
     #[error("failed to hash piece '{data}': {source}")]
     Hash { data: String, source: ProveError },
     #[error("piece '{data}' has the piece CID {actual}, not {expected}; check --piece-cid and the file")]
-    PieceCid { data: String, expected: Cid, actual: Cid },
+    PieceCid { data: String, expected: Box<Cid>, actual: Box<Cid> },
     #[error("the pieces do not fit into one sector of {actor}: {source}; give less data, or shorter pieces")]
     TooLong { actor: String, source: PieceError },
     #[error("failed to use the folder for downloads: {0}")]
@@ -210,7 +214,7 @@ async fn take_piece(
         .map_err(|source| StartError::Hash { data: data.clone(), source })?;
     let actual = unsealed_cid(&commitment.comm_p);
     if let Some(expected) = piece.piece_cid.filter(|expected| *expected != actual) {
-        return Err(StartError::PieceCid { data, expected, actual });
+        return Err(StartError::PieceCid { data, expected: Box::new(expected), actual: Box::new(actual) });
     }
     Ok(StartedPiece {
         piece_cid: actual.to_string(),

@@ -4,24 +4,24 @@
 //! A path whose `sectorstore.json` is missing or another's is unwell: the volume is not mounted, or a wrong
 //! one is. Nothing is written there and nothing is forgotten about it.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use curio_core::SectorRef;
 use curio_harmony::{Db, DbError};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::durable::disk_bytes;
-use super::path::{LocalPath, probe_write, read_store};
+use super::path::{LocalPath, is_full, probe_write, read_store};
 use super::room::{self, PathUse, Promise};
 use super::sector_file::{SectorFile, of_bits};
 use super::{Storage, StorageTiming, blocking, from_column, to_column};
-
-/// How long one look before a reservation may take.
-pub const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A path of this machine as the database knows it.
 #[derive(Clone, Debug)]
@@ -99,6 +99,23 @@ pub enum UnwellError {
     ReadOnly(io::Error),
     #[error("it cannot be read: {0}")]
     Unreadable(io::Error),
+    #[error("it did not answer within {} s", .0.as_secs_f64())]
+    Hangs(Duration),
+    #[error("{0}")]
+    Blocking(String),
+}
+
+/// One turn for each path: see [`Storage::look`].
+#[derive(Default)]
+pub(super) struct Looks {
+    turns: Mutex<HashMap<PathBuf, Arc<Semaphore>>>,
+}
+
+impl Looks {
+    fn semaphore(&self, path: &LocalPath) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(path.root.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
+    }
 }
 
 /// Looks at a path: is it the right one, how full is it, what is promised. Blocking.
@@ -126,9 +143,7 @@ pub fn figures(
         })
     };
     let promised_bytes = room::promised(promises, own.map(|(sector, _)| sector), &mut on_disk);
-    let own_bytes = own.map_or(0, |(sector, files)| {
-        of_bits(files).into_iter().map(|file| on_disk(sector, file)).sum()
-    });
+    let own_bytes = own.map_or(0, |(sector, files)| of_bits(files).into_iter().map(|file| on_disk(sector, file)).sum());
     let used_bytes = if max_storage_bytes > 0 { used_bytes(path).map_err(UnwellError::Unreadable)? } else { 0 };
     match unreadable {
         Some(error) => Err(UnwellError::Unreadable(error)),
@@ -183,21 +198,48 @@ impl Storage {
         futures::future::join_all(looks).await.into_iter().collect()
     }
 
+    /// Looks at a path in a blocking thread, with a bound. A file system that hangs keeps its thread, so a path that
+    /// is still being looked at is not looked at again.
+    pub(super) async fn look(
+        &self,
+        path: &LocalPath,
+        look: impl FnOnce(&LocalPath) -> Result<Figures, UnwellError> + Send + 'static,
+    ) -> Result<Figures, UnwellError> {
+        let turn = self.looks().semaphore(path);
+        let timeout = self.timing().health_timeout;
+        let looked = async {
+            let turn = turn.acquire_owned().await.map_err(|_| UnwellError::Hangs(timeout))?;
+            let path = path.clone();
+            let work = move || {
+                let found = look(&path);
+                drop(turn);
+                found
+            };
+            blocking("looking at a storage path", work)
+                .await
+                .map_err(|error| UnwellError::Blocking(error.to_string()))?
+        };
+        tokio::time::timeout(timeout, looked).await.unwrap_or(Err(UnwellError::Hangs(timeout)))
+    }
+
     async fn report_path(&self, state: PathState) -> Result<PathHealth, DbError> {
         let promises = super::reserve::promises_of(self.db(), &state).await?;
-        let (path, limit) = (state.path.clone(), state.max_storage_bytes);
-        let look = blocking("looking at a storage path", move || {
-            let seen = figures(&path, limit, &promises, None)?;
-            probe_write(&path.root).map_err(UnwellError::ReadOnly)?;
-            Ok::<Figures, UnwellError>(seen)
+        let limit = state.max_storage_bytes;
+        let looked = self.look(&state.path, move |path| {
+            let mut seen = figures(path, limit, &promises, None)?;
+            match probe_write(&path.root) {
+                Ok(()) => Ok(seen),
+                // A full path is well: what makes room on it, Finalize and the moves, must go on.
+                Err(error) if is_full(&error) => {
+                    seen.fs_available_bytes = 0;
+                    Ok(seen)
+                }
+                Err(error) => Err(UnwellError::ReadOnly(error)),
+            }
         });
-        let looked = match tokio::time::timeout(self.timing().health_timeout, look).await {
-            Ok(Ok(looked)) => looked.map_err(|error| error.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("it did not answer within {} s", self.timing().health_timeout.as_secs())),
-        };
+        let looked = looked.await.map_err(|error| error.to_string());
         let available_bytes = match &looked {
-            Ok(seen) => available(seen, limit),
+            Ok(seen) => room::free_bytes(seen.fs_available_bytes, limit, seen.used_bytes, seen.promised_bytes),
             Err(_) => 0,
         };
         write_report(self.db(), &state.path.storage_id, &looked, available_bytes).await?;
@@ -220,14 +262,6 @@ impl Storage {
             serves && path.unwell.is_none()
         }))
     }
-}
-
-fn available(seen: &Figures, max_storage_bytes: u64) -> u64 {
-    let by_limit = match max_storage_bytes {
-        0 => u64::MAX,
-        limit => limit.saturating_sub(seen.used_bytes),
-    };
-    seen.fs_available_bytes.saturating_sub(room::MARGIN_BYTES).min(by_limit).saturating_sub(seen.promised_bytes)
 }
 
 fn log_changes(last: &[PathHealth], now: &[PathHealth]) {

@@ -120,12 +120,7 @@ pub async fn request_removal_of_others(
 impl Storage {
     /// Makes a file that was worked on under its proper name durable and measures it: a cache after its trees, a
     /// replica. Declare the result in the transaction that records the work.
-    pub async fn settle(
-        &self,
-        path: &LocalPath,
-        sector: SectorRef,
-        file: SectorFile,
-    ) -> Result<Declared, FileError> {
+    pub async fn settle(&self, path: &LocalPath, sector: SectorRef, file: SectorFile) -> Result<Declared, FileError> {
         let place = path.file(file, sector);
         let size_bytes = blocking("making a sector file durable", move || {
             let size_bytes = durable::sync_tree(&place)?;
@@ -221,11 +216,7 @@ impl Storage {
     }
 
     /// Ids of the paths of this machine that hold all these files; none when no file is asked for.
-    pub(super) async fn paths_holding(
-        &self,
-        sector: SectorRef,
-        files: &[SectorFile],
-    ) -> Result<Vec<String>, DbError> {
+    pub(super) async fn paths_holding(&self, sector: SectorRef, files: &[SectorFile]) -> Result<Vec<String>, DbError> {
         if files.is_empty() {
             return Ok(Vec::new());
         }

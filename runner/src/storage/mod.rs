@@ -22,8 +22,8 @@ pub mod vanilla;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use curio_core::{Classify, Failure};
 use curio_harmony::Db;
@@ -86,13 +86,16 @@ struct Inner {
     db: Db,
     options: StorageOptions,
     remote: Remote,
+    looks: health::Looks,
+    /// When a lack of room was last said in the log.
+    no_room_said: Mutex<Option<Instant>>,
 }
 
 impl Storage {
     /// Storage of the machine named in `options`.
     pub fn new(db: Db, options: StorageOptions) -> Storage {
         let remote = Remote::new(options.machine.clone(), options.secret.clone());
-        Storage { inner: Arc::new(Inner { db, options, remote }) }
+        Storage { inner: Arc::new(Inner { db, options, remote, looks: health::Looks::default(), no_room_said: Mutex::default() }) }
     }
 
     pub fn db(&self) -> &Db {
@@ -111,6 +114,10 @@ impl Storage {
     /// The secret that tokens are signed with, if this machine has one.
     pub fn secret(&self) -> Option<&StorageSecret> {
         self.inner.options.secret.as_ref()
+    }
+
+    fn looks(&self) -> &health::Looks {
+        &self.inner.looks
     }
 
     /// The client side of `/remote`.

@@ -239,10 +239,10 @@ impl Storage {
     }
 
     async fn remove_local(&self, path: &LocalPath, sector: SectorRef, file: SectorFile) -> Result<(), MoveError> {
-        let (root, looked) = (path.root.display().to_string(), path.clone());
-        let look = blocking("looking at a storage path", move || health::figures(&looked, 0, &[], None));
         // A volume that is not mounted would look as if the file were gone.
-        look.await?.map_err(|error| MoveError::Unwell { root, reason: error.to_string() })?;
+        self.look(path, |path| health::figures(path, 0, &[], None))
+            .await
+            .map_err(|error| MoveError::Unwell { root: path.root.display().to_string(), reason: error.to_string() })?;
         let target = path.file(file, sector);
         blocking("removing a sector file", move || durable::remove(&target)).await??;
         self.forget_removed(sector, file, &path.storage_id).await?;

@@ -129,6 +129,8 @@ pub enum AttachError {
     NotADirectory(PathBuf),
     #[error("{} cannot be written ({source}); make it writable for this user, or mount it read-write", path.display())]
     ReadOnly { path: PathBuf, source: io::Error },
+    #[error("{} is full ({source}); make room there first", path.display())]
+    Full { path: PathBuf, source: io::Error },
     #[error("{} is a storage path already (id {id}); attach it without --init", path.display())]
     Initialised { path: PathBuf, id: String },
     #[error("{} is no storage path yet (it has no {SECTOR_STORE}); attach it with --init and --seal or --store", .0.display())]
@@ -227,7 +229,10 @@ fn prepare(root: &Path, init: Option<Init>) -> Result<Prepared, AttachError> {
             deny_miners: Vec::new(),
         },
     };
-    probe_write(&root).map_err(|source| AttachError::ReadOnly { path: root.clone(), source })?;
+    probe_write(&root).map_err(|source| {
+        let path = root.clone();
+        if is_full(&source) { AttachError::Full { path, source } } else { AttachError::ReadOnly { path, source } }
+    })?;
     let mut made = Prepared { root, store, created: Vec::new(), wrote_store: false };
     let outcome = (|| {
         for file in SectorFile::ALL {
@@ -238,8 +243,11 @@ fn prepare(root: &Path, init: Option<Init>) -> Result<Prepared, AttachError> {
         if init.is_some() {
             let path = made.root.join(SECTOR_STORE);
             let text = serde_json::to_vec_pretty(&made.store).expect("strings and numbers always serialise");
-            durable::write_whole(&path, &text, true)
-                .map_err(|source| AttachError::Io { what: "write", path, source })?;
+            durable::write_whole(&path, &text, true).map_err(|source| AttachError::Io {
+                what: "write",
+                path,
+                source,
+            })?;
             made.wrote_store = true;
         }
         Ok(())
@@ -282,11 +290,17 @@ pub fn read_store(root: &Path) -> Result<Option<SectorStore>, AttachError> {
     Ok(Some(store))
 }
 
+/// Whether a write failed for lack of room, which is no fault of the path.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Writes, makes durable and removes a small file: a full or failing disk shows here.
 pub(super) fn probe_write(root: &Path) -> io::Result<()> {
-    let path = root.join(format!(".probe-{}", Uuid::new_v4().simple()));
+    // One name for each process, so that one killed here leaves at most one file, which the next one writes over.
+    let path = root.join(format!(".probe-{}", std::process::id()));
     let outcome = (|| {
-        let file = fs::File::create_new(&path)?;
+        let file = fs::File::create(&path)?;
         io::Write::write_all(&mut &file, b"probe")?;
         file.sync_all()
     })();

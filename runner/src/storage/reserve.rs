@@ -6,6 +6,7 @@
 //! otherwise several sectors fill a path with layers and none can build its trees.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use curio_core::{Classify, Failure, SealProof, SectorRef, SpId};
 use curio_harmony::{Db, DbError, Reserved, TaskId, TxError};
@@ -19,7 +20,7 @@ use super::health::{self, Figures};
 use super::path::LocalPath;
 use super::room::{self, Bytes, Candidate, PathUse, Promise, Refusal, Want};
 use super::sector_file::{SectorFile, bits};
-use super::{BlockingError, Storage, StorageTiming, blocking, from_column, to_column};
+use super::{Storage, StorageTiming, from_column, to_column};
 
 /// How often the choice is made anew because other reservations changed under it.
 const MAX_ROUNDS: u32 = 8;
@@ -30,9 +31,9 @@ pub struct Need {
     pub sector: SectorRef,
     pub proof: SealProof,
     pub usage: PathUse,
-    /// Files the task creates.
+    /// Files the task creates or makes larger.
     pub alloc: Vec<SectorFile>,
-    /// Files that must lie on the path already; they may grow there.
+    /// Files that must lie on the path already.
     pub existing: Vec<SectorFile>,
 }
 
@@ -45,16 +46,17 @@ impl Need {
 
     /// tree-d beside the layers.
     pub fn tree_d(sector: SectorRef, proof: SealProof) -> Need {
-        Need { sector, proof, usage: PathUse::Seal, alloc: Vec::new(), existing: vec![SectorFile::Cache] }
+        let (alloc, existing) = (vec![SectorFile::Cache], vec![SectorFile::Cache]);
+        Need { sector, proof, usage: PathUse::Seal, alloc, existing }
     }
 
     /// tree-c and tree-r beside the layers, and the replica.
     pub fn tree_rc(sector: SectorRef, proof: SealProof) -> Need {
-        let (alloc, existing) = (vec![SectorFile::Sealed], vec![SectorFile::Cache]);
+        let (alloc, existing) = (vec![SectorFile::Cache, SectorFile::Sealed], vec![SectorFile::Cache]);
         Need { sector, proof, usage: PathUse::Seal, alloc, existing }
     }
 
-    /// The unsealed copy, if it is kept, beside the cache that is about to shrink.
+    /// The unsealed copy, if it is kept. The cache only shrinks, so a full path never stops what makes room on it.
     pub fn finalize(sector: SectorRef, proof: SealProof, keep_unsealed: bool) -> Need {
         let alloc = if keep_unsealed { vec![SectorFile::Unsealed] } else { Vec::new() };
         let existing = vec![SectorFile::Cache, SectorFile::Sealed];
@@ -71,7 +73,6 @@ impl Need {
     }
 
     fn want(&self) -> Want {
-        let files: Vec<SectorFile> = self.alloc.iter().chain(&self.existing).copied().collect();
         let bytes = |file: &SectorFile| match self.usage {
             PathUse::Seal => file.sealing_bytes(self.proof),
             PathUse::Store => file.finalized_bytes(self.proof),
@@ -79,8 +80,8 @@ impl Need {
         Want {
             sector: self.sector,
             usage: self.usage,
-            files: bits(&files),
-            peak_bytes: files.iter().map(bytes).sum(),
+            files: bits(&self.alloc),
+            peak_bytes: self.alloc.iter().map(bytes).sum(),
             must_hold: !self.existing.is_empty(),
         }
     }
@@ -105,8 +106,6 @@ pub enum ReserveError {
     Db(#[from] DbError),
     #[error(transparent)]
     Tx(#[from] TxError),
-    #[error(transparent)]
-    Blocking(#[from] BlockingError),
 }
 
 fn join(seen: &[room::Seen]) -> String {
@@ -135,7 +134,6 @@ impl Classify for ReserveError {
             }
             ReserveError::Db(error) => error.classify(),
             ReserveError::Tx(error) => error.classify(),
-            ReserveError::Blocking(error) => error.classify(),
             error => Failure::Retry(Box::new(error)),
         }
     }
@@ -161,6 +159,9 @@ impl Reservation {
     }
 }
 
+/// Shortest time between two lines of the log that say that there is no room.
+const NO_ROOM_INTERVAL: Duration = Duration::from_secs(60);
+
 impl Storage {
     /// Promises room on the best path of this machine, or on the one where the sector's files lie.
     /// A task that reserves again moves its promise.
@@ -176,11 +177,10 @@ impl Storage {
             let before = reservations(self.db(), &paths).await?;
             let pipelines = pipeline_promises(self.db(), &paths).await?;
             let holding = self.paths_holding(need.sector, &need.existing).await?;
-            let candidates = measure(paths, &before, pipelines, holding, &want, task).await?;
+            let candidates = measure(self, paths, &before, pipelines, holding, &want, task).await;
             let chosen = room::choose(&candidates, &want).map_err(|refusal| self.refused(refusal, &want))?;
             let holder = Uuid::new_v4();
-            let others: Vec<Row> =
-                before.into_iter().filter(|row| row.storage_id == chosen.path.storage_id).collect();
+            let others: Vec<Row> = before.into_iter().filter(|row| row.storage_id == chosen.path.storage_id).collect();
             if self.promise(task, holder, &want, &chosen.path, others).await? {
                 debug!(task.id = %task, sector = %want.sector, path = %chosen.path.root.display(),
                     "reserved {} for {}", Bytes(want.peak_bytes), want.sector);
@@ -199,8 +199,20 @@ impl Storage {
                 | ReserveError::NotHere { .. }
                 | ReserveError::Busy { .. }
                 | ReserveError::NoPath { .. }),
-            ) => Ok(Reserved::NoRoom(error.to_string())),
+            ) => {
+                self.say_no_room(task, &error);
+                Ok(Reserved::NoRoom(error.to_string()))
+            }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells a person why tasks wait, now and then: a full path would fill the log, too.
+    fn say_no_room(&self, task: TaskId, error: &ReserveError) {
+        let mut said = self.inner.no_room_said.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if said.is_none_or(|at| at.elapsed() >= NO_ROOM_INTERVAL) {
+            *said = Some(Instant::now());
+            warn!(task.id = %task, "task {task} is not taken here: {error}");
         }
     }
 
@@ -414,13 +426,14 @@ async fn pipeline_promises(db: &Db, paths: &[health::PathState]) -> Result<Vec<(
 
 /// Looks at every path; one that does not answer in time is unwell.
 async fn measure(
+    storage: &Storage,
     paths: Vec<health::PathState>,
     reservations: &[Row],
     pipelines: Vec<(String, Promise)>,
     holding: Vec<String>,
     want: &Want,
     task: TaskId,
-) -> Result<Vec<Candidate>, ReserveError> {
+) -> Vec<Candidate> {
     let mut candidates = Vec::with_capacity(paths.len());
     for state in paths {
         let id = &state.path.storage_id;
@@ -433,16 +446,10 @@ async fn measure(
         let mut unwell = state.unwell.clone();
         let mut figures = Figures::default();
         if unwell.is_none() {
-            let (path, store_limit, want) = (state.path.clone(), state.max_storage_bytes, want.clone());
-            let look = blocking("looking at a storage path", move || {
-                health::figures(&path, store_limit, &promises, Some((want.sector, want.files)))
-            });
-            match tokio::time::timeout(health::LOOK_TIMEOUT, look).await {
-                Ok(looked) => match looked? {
-                    Ok(seen) => figures = seen,
-                    Err(error) => unwell = Some(error.to_string()),
-                },
-                Err(_) => unwell = Some(format!("it did not answer within {} s", health::LOOK_TIMEOUT.as_secs())),
+            let (limit, own) = (state.max_storage_bytes, (want.sector, want.files));
+            match storage.look(&state.path, move |path| health::figures(path, limit, &promises, Some(own))).await {
+                Ok(seen) => figures = seen,
+                Err(error) => unwell = Some(error.to_string()),
             }
         }
         candidates.push(Candidate {
@@ -463,5 +470,5 @@ async fn measure(
             own_bytes: figures.own_bytes,
         });
     }
-    Ok(candidates)
+    candidates
 }

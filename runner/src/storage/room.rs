@@ -65,12 +65,7 @@ pub struct Candidate {
 impl Candidate {
     /// Bytes that may be promised now.
     pub fn free_bytes(&self) -> u64 {
-        let by_fs = self.fs_available_bytes.saturating_sub(MARGIN_BYTES);
-        let by_limit = match self.max_storage_bytes {
-            0 => u64::MAX,
-            limit => limit.saturating_sub(self.used_bytes),
-        };
-        by_fs.min(by_limit).saturating_sub(self.promised_bytes)
+        free_bytes(self.fs_available_bytes, self.max_storage_bytes, self.used_bytes, self.promised_bytes)
     }
 
     fn serves(&self, usage: PathUse) -> bool {
@@ -86,8 +81,7 @@ impl Candidate {
             (self.allow_types.is_empty() || named(&self.allow_types)) && !named(&self.deny_types)
         });
         let named = |list: &[String]| list.iter().any(|word| names_miner(word, want.sector.sp));
-        let miner_allowed =
-            (self.allow_miners.is_empty() || named(&self.allow_miners)) && !named(&self.deny_miners);
+        let miner_allowed = (self.allow_miners.is_empty() || named(&self.allow_miners)) && !named(&self.deny_miners);
         types_allowed && miner_allowed
     }
 }
@@ -95,6 +89,15 @@ impl Candidate {
 /// Whether a word of a path's filter (`1000`, `f01000`, `t01000`) names this storage provider.
 fn names_miner(word: &str, sp: SpId) -> bool {
     word.parse::<SpId>().or_else(|error| word.parse::<u64>().map(SpId).map_err(|_| error)) == Ok(sp)
+}
+
+/// Bytes that may be promised: what the file system and the limit (0 is none) leave, less what is promised already.
+pub fn free_bytes(fs_available_bytes: u64, max_storage_bytes: u64, used_bytes: u64, promised_bytes: u64) -> u64 {
+    let by_limit = match max_storage_bytes {
+        0 => u64::MAX,
+        limit => limit.saturating_sub(used_bytes),
+    };
+    fs_available_bytes.saturating_sub(MARGIN_BYTES).min(by_limit).saturating_sub(promised_bytes)
 }
 
 /// Why no path was chosen.
@@ -300,7 +303,12 @@ mod tests {
                 1,
                 None,
             ),
-            ("an unwell one is passed over", vec![Candidate { unwell: Some("hangs".into()), ..plain("a", 900) }, plain("b", 100)], 50, Some("b")),
+            (
+                "an unwell one is passed over",
+                vec![Candidate { unwell: Some("hangs".into()), ..plain("a", 900) }, plain("b", 100)],
+                50,
+                Some("b"),
+            ),
         ];
         for (name, candidates, peak_gib, expected) in table {
             let chosen = choose(candidates, &want(*peak_gib)).ok().map(|c| c.path.storage_id.as_str());
@@ -310,7 +318,8 @@ mod tests {
 
     #[test]
     fn uses_and_filters_decide_who_is_asked_at_all() {
-        let filters: &[(&str, fn(&mut Candidate), bool)] = &[
+        type Change = fn(&mut Candidate);
+        let filters: &[(&str, Change, bool)] = &[
             ("for storing only", |c| (c.can_seal, c.can_store) = (false, true), false),
             ("another type", |c| c.allow_types = vec!["sealed".into()], false),
             ("this type", |c| c.allow_types = vec!["sealed".into(), "cache".into()], true),

@@ -40,7 +40,7 @@ pub struct Runner {
     pub name: &'static str,
     pub url: String,
     pub layers: Vec<String>,
-    /// Starts it in the foreground, from any folder and any shell.
+    /// Starts it in the foreground, from any folder: a script with the environment and the arguments.
     pub command: String,
     ready: PathBuf,
     child: Option<Child>,
@@ -189,7 +189,7 @@ impl Cluster {
         for (name, text) in [
             ("base", base.as_str()),
             ("demo", "[Subsystems]\nEnablePoRepProof = false\n"),
-            ("demo-snark", "[Subsystems]\nEnableSendCommitMsg = false\n"),
+            ("demo-snark", "[Subsystems]\nEnableSendCommitMsg = false\nPoRepProofMaxTasks = 1\n"),
         ] {
             let file = self.dir().join("layers").join(format!("{name}.toml"));
             fs::write(&file, text).with_context(|| format!("failed to write {}", file.display()))?;
@@ -229,24 +229,27 @@ impl Cluster {
         ];
         let environment =
             self.environment()?.into_iter().map(|(key, value)| format!("{key}={}", process::quote(&value)));
-        let words = arguments.iter().map(|word| process::quote(word));
-        let log = self.log(name);
-        let command = format!(
-            "exec env {} >>{} 2>&1 </dev/null",
-            environment.chain(words).collect::<Vec<_>>().join(" "),
-            process::quote(&log.to_string_lossy())
+        let words = environment.chain(arguments.iter().map(|word| process::quote(word)));
+        let script = self.dir().join("bin").join(name);
+        let text = format!(
+            "#!/bin/sh\n# Starts the runner {name} of this demo, in the foreground.\nexec env {} >>{} 2>&1 </dev/null\n",
+            words.collect::<Vec<_>>().join(" "),
+            process::quote(&self.log(name).to_string_lossy())
         );
+        fs::write(&script, text).with_context(|| format!("failed to write {}", script.display()))?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("failed to set the mode of {}", script.display()))?;
         // Started by the very command that the summary shows, so that the command is known to work.
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &command]).current_dir("/").stdin(Stdio::null());
-        let mut child = process::tied(&mut shell).spawn().with_context(|| format!("failed to start {name}"))?;
+        let mut start = Command::new(&script);
+        start.current_dir("/").stdin(Stdio::null());
+        let mut child = process::tied(&mut start).spawn().with_context(|| format!("failed to start {name}"))?;
         let _: RunnerReady = self.wait_ready(name, &ready, &mut child)?;
         let last_pid = child.id();
         self.runners.push(Runner {
             name,
             url: format!("http://{address}"),
             layers: layers.iter().map(|layer| (*layer).to_owned()).collect(),
-            command,
+            command: process::quote(&script.to_string_lossy()),
             ready,
             child: Some(child),
             last_pid,

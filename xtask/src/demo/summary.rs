@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::chain::MessageCount;
 use super::cluster::Cluster;
 use super::curio::{STAGES, Sector};
+use crate::say;
 
 /// `1 sector`, `2 sectors`.
 pub fn count(number: u64, thing: &str) -> String {
@@ -131,7 +133,7 @@ pub fn sector_table(sectors: &[Sector]) -> String {
             sector.state.clone(),
             short_cid(sector.precommit_cid.as_deref()),
             short_cid(sector.commit_cid.as_deref()),
-            format!("{work:.1} s"),
+            length(work),
         ]);
     }
     table(&rows)
@@ -153,11 +155,16 @@ pub fn stage_table(sectors: &[Sector]) -> String {
             machines.into_keys().collect::<Vec<_>>().join(", "),
             runs.len().to_string(),
             runs.iter().map(|run| run.attempts).sum::<u64>().to_string(),
-            format!("{:.1} s", seconds().fold(f64::INFINITY, f64::min)),
-            format!("{:.1} s", seconds().fold(0.0, f64::max)),
+            length(seconds().fold(f64::INFINITY, f64::min)),
+            length(seconds().fold(0.0, f64::max)),
         ]);
     }
     table(&rows)
+}
+
+/// Seconds as `curio` gives them, for a person.
+pub fn length(seconds: f64) -> String {
+    say::seconds(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 /// First and last characters: enough to find it, short enough for a line.
@@ -215,7 +222,7 @@ mod tests {
         for line in text.lines() {
             assert!(line.chars().count() <= 100, "{line}");
         }
-        assert!(text.contains("f01000:0  proven  bafy2bza..xxxxxxxxxx  -       62.2 s"), "{text}");
+        assert!(text.contains("f01000:0  proven  bafy2bza..xxxxxxxxxx  -       1 min 02 s"), "{text}");
         assert!(text.contains("PoRep  snark-0"), "{text}");
     }
 

@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::cluster::Cluster;
 use super::curio::{STAGES, Sector, Started};
-use super::summary::Summary;
+use super::summary::{Summary, length};
 use crate::{interrupt, say};
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -212,7 +212,12 @@ impl View {
             let known = before.and_then(|sector| sector.run(stage)).is_some_and(|run| run.state == "done");
             if !known {
                 let machine = run.machine.as_deref().unwrap_or("?");
-                println!("      {}  {}  {stage} done on {machine} in {:.1} s", clock(total), now.name(), run.seconds);
+                println!(
+                    "      {}  {}  {stage} done on {machine} in {}",
+                    clock(total),
+                    now.name(),
+                    length(run.seconds)
+                );
             }
         }
         if now.state == "proven" {

@@ -97,8 +97,7 @@ fn state_miner_info(node: &Node, (miner, key): (Address, TipSetKey)) -> Answer {
         new_worker: pending_worker_key.as_ref().map(|change| change.new_worker),
         control_addresses,
         worker_change_epoch: Epoch(pending_worker_key.map_or(-1, |change| change.effective_at)),
-        // A peer id that is set is base58 text there; miners of this chain have no peers to speak of.
-        peer_id: (!peer_id.is_empty()).then(|| hex::encode(peer_id)),
+        peer_id: (!peer_id.is_empty()).then(|| base58(&peer_id)),
         multiaddrs: multi_address.into_iter().map(|address| address.0).collect(),
         window_po_st_proof_type: window_post_proof_type.into(),
         sector_size: sector_size as u64,
@@ -113,6 +112,24 @@ fn state_miner_info(node: &Node, (miner, key): (Address, TipSetKey)) -> Answer {
         }),
         pending_beneficiary_term: None,
     })
+}
+
+/// Bytes as base58 text, the way libp2p writes peer ids.
+fn base58(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+    let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+    let (_, digits) = num_bigint::BigUint::from_bytes_be(bytes).to_radix_be(58).into_iter().fold(
+        (true, Vec::new()),
+        |(leading, mut digits), digit| {
+            if !(leading && digit == 0) {
+                digits.push(digit);
+                return (false, digits);
+            }
+            (true, digits)
+        },
+    );
+    let ones = std::iter::repeat_n('1', zeros);
+    ones.chain(digits.into_iter().map(|digit| char::from(ALPHABET[usize::from(digit)]))).collect()
 }
 
 /// Anybody who is no miner has no power, and no error either.
@@ -251,4 +268,16 @@ fn state_miner_sector_count(node: &Node, (miner, key): (Address, TipSetKey)) -> 
         count.faulty += partition.faults.len();
     })?;
     Ok(json!(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base58;
+
+    #[test]
+    fn peer_ids_are_written_in_base58() {
+        for (bytes, text) in [(&b""[..], ""), (b"\0\0", "11"), (b"hello world", "StV1DL6CwTryKyV"), (b"\0a", "12g")] {
+            assert_eq!(base58(bytes), text);
+        }
+    }
 }

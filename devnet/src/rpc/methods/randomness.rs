@@ -78,8 +78,9 @@ fn beacon_digest(node: &Node, epoch: i64) -> Result<[u8; 32], Fault> {
 }
 
 fn no_beacon_before_genesis(node: &Node) -> Fault {
-    let parents = node.chain().genesis().tipset.parents().clone();
+    let parent = node.chain().genesis().tipset.parents().0.first().map(ToString::to_string).unwrap_or_default();
     Fault::other(format!(
-        "failed to load parents when searching back for beacon entry: get block {parents}: cbor input should be of type array"
+        "failed to load parents when searching back for beacon entry: get block {parent}: cbor input should be of type \
+         array"
     ))
 }

@@ -28,7 +28,8 @@ pub(super) fn register(table: &mut Table) {
         })
         .read("WalletBalance", |node: &Node, (address,): (Address,)| {
             let chain = node.chain();
-            let tree = &chain.head().after;
+            // As with every question about the head, its own messages are not counted yet.
+            let tree = &chain.head().before;
             answer(Json(tree.resolve(&address).map(|id| tree.balance(id)).unwrap_or_default()))
         })
         .sync("WalletSign", Permission::Sign, wallet_sign)

@@ -63,7 +63,9 @@ pub enum RemoteError {
         #[source]
         source: reqwest::Error,
     },
-    #[error("{machine} at {address} refused our token: {sentence}; is Apis.StorageRPCSecret the same on both machines?")]
+    #[error(
+        "{machine} at {address} refused our token: {sentence}; is Apis.StorageRPCSecret the same on both machines?"
+    )]
     Token { machine: String, address: String, sentence: String },
     #[error("{machine} at {address} answered {status}: {sentence}")]
     Refused { machine: String, address: String, status: u16, sentence: String },
@@ -199,7 +201,9 @@ impl Remote {
                 Some(Err(error)) => error,
             };
             *failures += 1;
-            if *failures >= MOST_FAILURES || !error.is_worth_another_try() || matches!(error, RemoteError::Changed { .. })
+            if *failures >= MOST_FAILURES
+                || !error.is_worth_another_try()
+                || matches!(error, RemoteError::Changed { .. })
             {
                 return Err(error);
             }
@@ -226,7 +230,8 @@ impl Remote {
     async fn manifest_of(&self, peer: &Peer, sector: SectorRef) -> Result<Manifest, RemoteError> {
         let file = SectorFile::Cache;
         let scope = Scope::Read { path: peer.storage_id.clone(), file, sector };
-        let request = self.request(peer, Method::GET, &file_address(peer, file, sector, None), scope, REQUEST_TIMEOUT)?;
+        let request =
+            self.request(peer, Method::GET, &file_address(peer, file, sector, None), scope, REQUEST_TIMEOUT)?;
         let answer = self.send(peer, request).await?;
         let body = self.body(peer, answer, 1 << 20).await?;
         let nonsense = |what: String| nonsense(peer, what);
@@ -326,7 +331,8 @@ impl Remote {
     /// knows no such copy any more.
     pub async fn remove(&self, peer: &Peer, sector: SectorRef, file: SectorFile) -> Result<bool, RemoteError> {
         let scope = Scope::Delete { path: peer.storage_id.clone(), file, sector };
-        let request = self.request(peer, Method::DELETE, &file_address(peer, file, sector, None), scope, REQUEST_TIMEOUT)?;
+        let request =
+            self.request(peer, Method::DELETE, &file_address(peer, file, sector, None), scope, REQUEST_TIMEOUT)?;
         match self.send(peer, request).await {
             Ok(_) => Ok(true),
             Err(RemoteError::Refused { status: 404, .. }) => Ok(false),

@@ -3,8 +3,9 @@
 //! The token is looked at first, then the address, then the scope: who has no token learns nothing. Every body and
 //! every answer is bounded, and so is the number of requests at work.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,8 +16,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use curio_core::{Classify, Failure, SectorRef};
 use curio_harmony::DbError;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,6 +42,8 @@ const PROOFS_AT_ONCE: usize = 2;
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long reading one block, or one look at a path, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a file that was found readable counts as readable.
+const RECENT: Duration = Duration::from_secs(2);
 /// Most bytes of a vanilla request: a few hundred pieces at 100 bytes.
 const BODY_LIMIT_BYTES: usize = 1 << 20;
 
@@ -54,7 +59,11 @@ struct Shared {
     prover: Prover,
     reads: Semaphore,
     proofs: Semaphore,
+    recent: Mutex<Recent>,
 }
+
+/// Sector files that were found readable, and when.
+type Recent = HashMap<(String, SectorFile, SectorRef), (Instant, LocalPath)>;
 
 /// The routes below `/remote`, with their full addresses.
 pub fn router(state: RemoteState) -> Router {
@@ -64,6 +73,7 @@ pub fn router(state: RemoteState) -> Router {
         prover,
         reads: Semaphore::new(READS_AT_ONCE),
         proofs: Semaphore::new(PROOFS_AT_ONCE),
+        recent: Mutex::default(),
     };
     Router::new()
         .route("/remote/stat/{path}", get(stat))
@@ -154,12 +164,31 @@ impl Shared {
         let path = self.storage.local_path(storage_id).await?.ok_or_else(|| {
             ServeError::NotFound(format!("{} does not reach storage path {storage_id}", self.storage.machine()))
         })?;
-        let looked = path.clone();
-        let look = blocking("looking at a storage path", move || health::figures(&looked, 0, &[], None));
-        match bounded(look).await?? {
+        match self.storage.look(&path, |path| health::figures(path, 0, &[], None)).await {
             Ok(figures) => Ok((path, figures)),
             Err(error) => Err(ServeError::Failed(error.to_string())),
         }
+    }
+
+    /// The path on which a sector file is declared and mounted. The answer is kept for a moment: a transfer asks for
+    /// every block, and the database should not hear of each.
+    async fn readable(&self, file: SectorFile, sector: SectorRef, storage_id: &str) -> Result<LocalPath, ServeError> {
+        let key = (storage_id.to_owned(), file, sector);
+        if let Some((_, path)) = self.recent().get(&key).filter(|(at, _)| at.elapsed() < RECENT) {
+            return Ok(path.clone());
+        }
+        if !self.storage.is_declared(sector, file, storage_id).await? {
+            return Err(ServeError::NotFound(format!("{file} of {sector} is not declared on {storage_id}")));
+        }
+        let (path, _) = self.mounted(storage_id).await?;
+        let mut recent = self.recent();
+        recent.retain(|_, (at, _)| at.elapsed() < RECENT);
+        recent.insert(key, (Instant::now(), path.clone()));
+        Ok(path)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,12 +212,7 @@ struct Target {
     storage_id: String,
 }
 
-fn parse_target(
-    kind: &str,
-    sector: &str,
-    name: Option<&str>,
-    query: Option<&str>,
-) -> Result<Target, ServeError> {
+fn parse_target(kind: &str, sector: &str, name: Option<&str>, query: Option<&str>) -> Result<Target, ServeError> {
     let bad = |error: &dyn std::fmt::Display| ServeError::Address(error.to_string());
     let file: SectorFile = kind.parse().map_err(|error| bad(&error))?;
     let sector = Some(sector)
@@ -258,14 +282,10 @@ async fn serve_file(
     let Target { place, storage_id } = target;
     let (file, sector) = (place.file, place.sector);
     bearer.allows(&Scope::Read { path: storage_id.clone(), file, sector })?;
-    if !shared.storage.is_declared(sector, file, &storage_id).await? {
-        return Err(ServeError::NotFound(format!("{file} of {sector} is not declared on {storage_id}")));
-    }
     let _turn = turn(&shared.reads).await?;
-    let (path, _) = shared.mounted(&storage_id).await?;
+    let path = shared.readable(file, sector, &storage_id).await?;
     if file.is_dir() && place.name.is_none() {
-        let listed =
-            bounded(blocking("listing a cache", move || files::manifest(&path.root, sector))).await??;
+        let listed = bounded(blocking("listing a cache", move || files::manifest(&path.root, sector))).await??;
         let manifest = listed.map_err(|error| unreadable(file, sector, &error))?;
         return Ok(axum::Json(manifest).into_response());
     }
@@ -317,8 +337,13 @@ async fn total_of(path: LocalPath, place: Place) -> Result<u64, ServeError> {
 fn unreadable(file: SectorFile, sector: SectorRef, error: &io::Error) -> ServeError {
     warn!(sector.sp = %sector.sp, sector.number = sector.number, error = %error,
         "failed to read {file} of {sector} for another machine");
-    match error.kind() {
-        io::ErrorKind::NotFound => ServeError::NotFound(format!("{file} of {sector} is not there")),
+    // A link, or a file where a directory belongs, is nothing of ours and so not there.
+    let foreign = [Errno::LOOP, Errno::NOTDIR].map(Errno::raw_os_error);
+    match error.raw_os_error() {
+        _ if error.kind() == io::ErrorKind::NotFound => {
+            ServeError::NotFound(format!("{file} of {sector} is not there"))
+        }
+        Some(code) if foreign.contains(&code) => ServeError::NotFound(format!("{file} of {sector} is not there")),
         _ => ServeError::Failed(format!("{file} of {sector} cannot be read: {error}")),
     }
 }
@@ -365,6 +390,7 @@ async fn remove(
         }
     }
     let (path, _) = shared.mounted(&storage_id).await?;
+    shared.recent().remove(&(storage_id.clone(), file, sector));
     let target = path.file(file, sector);
     let removed: Result<(), FileError> = blocking("removing a sector file", move || durable::remove(&target)).await?;
     removed.map_err(|error| ServeError::Failed(error.classify().to_string()))?;
@@ -428,7 +454,8 @@ mod tests {
         ] {
             assert_eq!(range(text).unwrap(), Some(expected), "{text}");
         }
-        for text in ["0-1", "bytes=", "bytes=-5", "bytes=9-5", "bytes=0-1,3-4", "bytes=+1-2", "bytes=a-b", "lines=0-1"] {
+        for text in ["0-1", "bytes=", "bytes=-5", "bytes=9-5", "bytes=0-1,3-4", "bytes=+1-2", "bytes=a-b", "lines=0-1"]
+        {
             assert!(matches!(range(text), Err(ServeError::Address(_))), "{text}");
         }
     }

@@ -147,8 +147,7 @@ pub fn read(secret: &StorageSecret, authorization: Option<&str>) -> Result<Beare
     validation.leeway = LEEWAY.as_secs();
     validation.set_audience(&[AUDIENCE]);
     validation.set_required_spec_claims(&["exp", "aud"]);
-    let decoded =
-        jsonwebtoken::decode::<Claims>(token.trim(), &DecodingKey::from_secret(&secret.bytes), &validation);
+    let decoded = jsonwebtoken::decode::<Claims>(token.trim(), &DecodingKey::from_secret(&secret.bytes), &validation);
     match decoded {
         Ok(decoded) => Ok(Bearer { issuer: decoded.claims.iss, scope: decoded.claims.scope }),
         Err(error) => Err(match error.kind() {

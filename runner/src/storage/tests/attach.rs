@@ -20,7 +20,10 @@ async fn a_new_path_has_its_file_its_directories_and_its_rows() {
     let rows = path::list(cluster.db()).await.unwrap();
     assert_eq!(rows.len(), 1);
     let row = &rows[0];
-    assert_eq!((row.storage_id.as_str(), row.weight, row.heartbeat_error.as_deref()), (path.storage_id.as_str(), 7, None));
+    assert_eq!(
+        (row.storage_id.as_str(), row.weight, row.heartbeat_error.as_deref()),
+        (path.storage_id.as_str(), 7, None)
+    );
     assert_eq!(row.machines, [("sealing-0".to_owned(), path.root.clone())]);
     assert!(row.capacity_bytes > 0 && row.available_bytes > 0 && row.heartbeat_age.is_some());
 }

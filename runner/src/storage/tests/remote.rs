@@ -212,9 +212,10 @@ async fn without_a_token_of_this_cluster_nothing_is_learned() {
         (Method::POST, served.url("vanilla/porep")),
     ];
     for (method, url) in addresses {
-        for (token, expected) in
-            [(None, "a bearer token is needed here\n"), (Some(stranger.clone()), "this token is not valid here: InvalidSignature\n")]
-        {
+        for (token, expected) in [
+            (None, "a bearer token is needed here\n"),
+            (Some(stranger.clone()), "this token is not valid here: InvalidSignature\n"),
+        ] {
             let (status, sentence) = served.ask(method.clone(), url.clone(), token).await;
             assert_eq!((status, sentence.as_str()), (StatusCode::UNAUTHORIZED, expected), "{method} {url}");
         }
@@ -225,12 +226,12 @@ async fn without_a_token_of_this_cluster_nothing_is_learned() {
 #[tokio::test]
 async fn a_machine_without_a_secret_serves_nobody() {
     let served = Served::new().await;
-    let options =
-        StorageOptions { machine: "sealing-0".into(), secret: None, timing: StorageTiming::default() };
+    let options = StorageOptions { machine: "sealing-0".into(), secret: None, timing: StorageTiming::default() };
     let open = Storage::new(served.cluster.db().clone(), options);
     let address = served.cluster.serve(&open, no_prover(&served.cluster)).await;
     let url = format!("http://{address}/remote/sealed/s-t01000-1?path={}", served.path.storage_id);
-    let (status, sentence) = served.ask(Method::GET, url, Some(served.token(served.read_scope(SectorFile::Sealed)))).await;
+    let (status, sentence) =
+        served.ask(Method::GET, url, Some(served.token(served.read_scope(SectorFile::Sealed)))).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert!(sentence.contains("has no storage secret"), "{sentence}");
     let error = open.remote().stat(&served.peer()).await.unwrap_err();
@@ -267,7 +268,8 @@ async fn only_a_copy_that_is_marked_is_removed_and_only_once() {
         .execute(served.cluster.db().pool())
         .await
         .unwrap();
-    let (read, _) = served.ask(Method::GET, url.clone(), Some(served.token(served.read_scope(SectorFile::Sealed)))).await;
+    let (read, _) =
+        served.ask(Method::GET, url.clone(), Some(served.token(served.read_scope(SectorFile::Sealed)))).await;
     assert_eq!(read, StatusCode::NOT_FOUND, "a copy that is going is not read");
     let (status, _) = served.ask(Method::DELETE, url.clone(), Some(token.clone())).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
@@ -276,7 +278,10 @@ async fn only_a_copy_that_is_marked_is_removed_and_only_once() {
     write_sector(&served.path, served.sector);
     let (status, _) = served.ask(Method::DELETE, url.clone(), Some(token.clone())).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
-    served.cluster.declare(&[served.machine.settle(&served.path, served.sector, SectorFile::Sealed).await.unwrap()]).await;
+    served
+        .cluster
+        .declare(&[served.machine.settle(&served.path, served.sector, SectorFile::Sealed).await.unwrap()])
+        .await;
     let (status, _) = served.ask(Method::DELETE, url, Some(token)).await;
     assert_eq!(status, StatusCode::CONFLICT);
     assert_sector_is_on(&served.path, served.sector);
@@ -288,8 +293,10 @@ async fn raw_get(address: &str, target: &[u8], token: &str) -> (u16, Vec<u8>) {
     let mut request = b"GET ".to_vec();
     request.extend_from_slice(target);
     request.extend_from_slice(
-        format!(" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nRange: bytes=0-99\r\nConnection: close\r\n\r\n")
-            .as_bytes(),
+        format!(
+            " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nRange: bytes=0-99\r\nConnection: close\r\n\r\n"
+        )
+        .as_bytes(),
     );
     stream.write_all(&request).await.unwrap();
     let mut answer = Vec::new();
@@ -304,8 +311,12 @@ async fn no_address_leads_out_of_the_sector_files() {
     let outside = served.cluster.dir.path().join("outside");
     fs::write(&outside, "secret").unwrap();
     std::os::unix::fs::symlink(&outside, served.path.file(SectorFile::Sealed, sector(66))).unwrap();
-    let declared =
-        Declared { storage_id: served.path.storage_id.clone(), sector: sector(66), file: SectorFile::Sealed, size_bytes: 6 };
+    let declared = Declared {
+        storage_id: served.path.storage_id.clone(),
+        sector: sector(66),
+        file: SectorFile::Sealed,
+        size_bytes: 6,
+    };
     served.cluster.declare(&[declared]).await;
     let id = served.path.storage_id.clone();
     let tokens = [
@@ -439,10 +450,7 @@ async fn a_machine_without_files_gets_the_vanilla_proof_from_one_that_has_them()
     assert_eq!(sealing_0.vanilla_porep(&local, &request, &cancelled).await.unwrap(), "{\"proof\":1}");
     let absent = VanillaPorep { sector: super::sector(9), ..request };
     let failure = snark_0.vanilla_porep(&no_prover, &absent, &cancelled).await.unwrap_err();
-    assert_eq!(
-        failure.to_string(),
-        "failed to find a running machine that reaches cache and sealed file of f01000:9"
-    );
+    assert_eq!(failure.to_string(), "failed to find a running machine that reaches cache and sealed file of f01000:9");
 }
 
 #[tokio::test]

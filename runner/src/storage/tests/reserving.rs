@@ -52,7 +52,7 @@ async fn room_comes_back_when_it_is_released() {
     cluster.attach(&machine, "disk", room_for(1)).await;
     let first = sdr(&machine, 1).await.unwrap();
     let error = sdr(&machine, 2).await.unwrap_err().to_string();
-    assert!(error.contains("failed to find 157.") && error.contains("disk has"), "{error}");
+    assert!(error.contains("failed to find 140.") && error.contains("disk has"), "{error}");
     first.release().await;
     assert_eq!(rows(&cluster).await, 0);
     sdr(&machine, 2).await.unwrap();
@@ -66,7 +66,8 @@ async fn the_engine_is_told_of_too_little_room_in_a_sentence() {
     let answer = machine.reserve_for_engine(TaskId(1), &need).await.unwrap();
     assert!(matches!(answer, Reserved::NoRoom(sentence) if sentence.contains("curio storage attach --init --seal")));
     cluster.attach(&machine, "disk", room_for(1)).await;
-    assert!(matches!(machine.reserve_for_engine(TaskId(1), &need).await.unwrap(), Reserved::Held(_)));
+    let held = machine.reserve_for_engine(TaskId(1), &need).await.unwrap();
+    assert!(matches!(held, Reserved::Held(_)));
     let second = machine.reserve_for_engine(TaskId(2), &Need::sdr(sector(2), PROOF)).await.unwrap();
     assert!(matches!(second, Reserved::NoRoom(_)));
 }
@@ -171,6 +172,20 @@ async fn work_on_a_cache_is_reserved_where_the_cache_lies() {
     let need = Need::tree_d(sector, PROOF);
     assert_eq!(here.reserve(TaskId(1), &need).await.unwrap().path, path);
     assert!(matches!(there.reserve(TaskId(1), &need).await, Err(ReserveError::NotHere { .. })));
+}
+
+#[tokio::test]
+async fn a_full_path_stops_new_work_and_not_what_makes_room() {
+    let cluster = Cluster::new().await;
+    let machine = cluster.machine("a");
+    let path = cluster.attach(&machine, "disk", Init { max_storage_bytes: 1, ..sealing() }).await;
+    let sector = cluster.finalized_sector(&machine, &path, 1).await;
+    assert!(matches!(machine.reserve(TaskId(1), &Need::tree_d(sector, PROOF)).await, Err(ReserveError::NoRoom { .. })));
+    let copy = machine.reserve(TaskId(2), &Need::finalize(sector, PROOF, true)).await;
+    assert!(matches!(copy, Err(ReserveError::NoRoom { .. })), "the unsealed copy needs room");
+    let shrink = machine.reserve(TaskId(3), &Need::finalize(sector, PROOF, false)).await.unwrap();
+    assert_eq!((shrink.path.clone(), shrink.bytes), (path, 0));
+    assert_eq!(machine.holding(&[sector], SectorFile::Cache).await.unwrap(), [sector]);
 }
 
 #[tokio::test]

@@ -1,0 +1,81 @@
+//! The program: its ready file, making a miner by RPC, its end.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Bound on everything that is waited for; making the verifying key may come first.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_curio-devnet"));
+    command.kill_on_drop(true).stdin(Stdio::null());
+    command
+}
+
+async fn bounded<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what} took too long"))
+}
+
+/// Reads the log until a line has these words; answers everything read.
+async fn read_until(child: &mut Child, words: &str) -> String {
+    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    let mut log = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        log.push_str(&line);
+        log.push('\n');
+        if line.contains(words) {
+            return log;
+        }
+    }
+    panic!("the program ended without saying {words:?}:\n{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_serves_makes_a_miner_and_ends_on_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready.json");
+    let mut child = program()
+        .args(["run", "--block-time", "20ms", "--seed", "5", "--die-with-parent", "--ready-file"])
+        .arg(&ready)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = bounded("the start", read_until(&mut child, "serving Lotus JSON-RPC")).await;
+    assert!(log.contains("stand-in for a chain"), "{log}");
+    let description: Value = serde_json::from_str(&std::fs::read_to_string(&ready).unwrap()).unwrap();
+    for member in ["url", "rpc", "token", "default_address", "genesis", "network"] {
+        assert!(!description[member].is_null(), "{member} is missing: {description}");
+    }
+
+    let made = program()
+        .args(["create-miner", "--url", description["url"].as_str().unwrap()])
+        .args(["--token", description["token"].as_str().unwrap(), "--sector-size", "2KiB"])
+        .output();
+    let made = bounded("making a miner", made).await.unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let miner: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert!(miner["miner"].as_str().unwrap().starts_with("f01"), "{miner}");
+    assert!(miner["worker"].as_str().unwrap().starts_with("t3"), "{miner}");
+
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let ended = bounded("the end", child.wait()).await.unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_arguments_get_one_sentence() {
+    for (arguments, words) in [
+        (&["run", "--block-time", "fast"][..], "is not a block time; write it like 250ms, 4s or manual"),
+        (&["run", "--sector-sizes", "3KiB"], "is not a sector size"),
+        (&["create-miner", "--url", "http://127.0.0.1:1", "--token", "x"], "failed to ask the chain node"),
+    ] {
+        let output = bounded("the refusal", program().args(arguments).output()).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{arguments:?}: {said}");
+    }
+}

@@ -142,6 +142,7 @@ impl Scheduler {
             self.audit().await.inspect_err(|_| core.request_audit())?;
         }
         let Load { running, free, excluded } = core.load();
+        core.metrics.reserved(&core.spec.resources, &free);
         let mut looked = Looked::default();
         let mut asks = Vec::new();
         let mut asked = Vec::new();
@@ -198,9 +199,8 @@ impl Scheduler {
             let full = seen.len() >= PEEK;
             let end = seen.last().map(|seen| (seen.run_after, seen.id));
             if seen.is_empty() {
-                // The end of the kind's queue, or nothing there: from the front next time, at once when
-                // there was a front.
-                looked.again |= self.places.remove(&kind).is_some();
+                // Nothing there, or nothing beyond what was refused: from the front next time, without haste.
+                self.places.remove(&kind);
                 continue;
             }
             let accepted = self.consider(kind, &seen, &mut looked).await?;
@@ -272,7 +272,9 @@ impl Scheduler {
             let reservation = reserved.remove(&task.id);
             self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, reservation);
         }
-        for _ in &reserved {
+        let raced = reserved.len();
+        drop(reserved);
+        for _ in 0..raced {
             core.metrics.refused(this.name, Refusal::Raced);
         }
         Ok(taken.len())

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::claim::Claim;
 use crate::cycle::Scheduler;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, Trouble, trouble};
 use crate::finish::{Aftermath, Finished, write_ends};
 use crate::hints::{self, Wake};
 use crate::machine::{self, MachineSpec};
@@ -278,7 +278,7 @@ impl Engine {
     pub async fn start(db: Db, registry: Registry, machine: MachineSpec, timing: Timing) -> Result<Engine, StartError> {
         let names: Vec<TaskName> = registry.names().collect();
         let kind_names: Vec<String> = names.iter().map(|name| name.as_str().to_owned()).collect();
-        let identity = machine::register(db.engine_pool(), &machine, &kind_names)
+        let identity = after_conflicts(|| machine::register(db.engine_pool(), &machine, &kind_names))
             .await
             .map_err(|source| StartError::Register { name: machine.name.clone(), source: source.into() })?;
         db.shared().set_machine(identity.machine);
@@ -301,7 +301,7 @@ impl Engine {
         });
         let (ends, received) = mpsc::channel(1024);
         let scheduler = Scheduler::new(core.clone(), ends.clone());
-        let left = pick::take_back(core.db.engine_pool(), identity, &[], true)
+        let left = after_conflicts(|| pick::take_back(core.db.engine_pool(), identity, &[], true))
             .await
             .map_err(|source| StartError::TakeBack(source.into()))?;
 
@@ -397,6 +397,24 @@ impl Engine {
             let end = Finished { task, attempt, kind, aftermath, elapsed: Duration::ZERO };
             // While the database is away the queue may be full; the row is swept up at the end, or by the lease.
             let _ = tokio::time::timeout(Duration::from_millis(100), self.ends.send(end)).await;
+        }
+    }
+}
+
+/// Runs a statement again while the server lets others go first.
+async fn after_conflicts<T, F>(statement: impl Fn() -> F) -> Result<T, sqlx::Error>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    const TRIES: u32 = 20;
+    let mut tries = 1;
+    loop {
+        match statement().await {
+            Err(error) if trouble(&error) == Trouble::Conflict && tries < TRIES => {
+                tokio::time::sleep(Duration::from_millis(20).mul_f64(rand::rng().random())).await;
+                tries += 1;
+            }
+            other => return other,
         }
     }
 }

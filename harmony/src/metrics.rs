@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use curio_core::Resources;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -30,6 +31,11 @@ struct OfOutcome {
 struct OfReason {
     task: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResource {
+    resource: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,17 +70,21 @@ const WAIT: Buckets = Buckets { first: 0.001, factor: 4.0, count: 11 };
 /// From 1 ms to 16 s.
 const TX: Buckets = Buckets { first: 0.001, factor: 2.0, count: 15 };
 
+/// A gauge of fractions.
+type Share = Gauge<f64, std::sync::atomic::AtomicU64>;
+
 /// Numbers of one engine.
 pub struct Metrics {
     kinds: Vec<TaskName>,
     pending: Family<OfTask, Gauge>,
-    oldest_wait: Family<OfTask, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    oldest_wait: Family<OfTask, Share>,
     running: Family<OfTask, Gauge>,
     started: Family<OfTask, Counter>,
     finished: Family<OfOutcome, Counter>,
     refused: Family<OfReason, Counter>,
     duration: Family<OfTask, Histogram, Buckets>,
     wait: Family<OfTask, Histogram, Buckets>,
+    reserved: Family<OfResource, Share>,
     pub(crate) listening: Gauge,
     pub(crate) hinted: Counter,
     pub(crate) cycles: Counter,
@@ -93,6 +103,7 @@ impl Metrics {
             refused: Family::default(),
             duration: Family::new_with_constructor(WORK),
             wait: Family::new_with_constructor(WAIT),
+            reserved: Family::default(),
             listening: Gauge::default(),
             hinted: Counter::default(),
             cycles: Counter::default(),
@@ -111,6 +122,8 @@ impl Metrics {
         task.register("refused", "Tasks or kinds that this machine did not take", self.refused.clone());
         task.register("duration_seconds", "Length of attempts", self.duration.clone());
         task.register("wait_seconds", "Time from runnable to claimed", self.wait.clone());
+        let machine = registry.sub_registry_with_prefix("curio_machine");
+        machine.register("reserved", "What running tasks have declared: cores, bytes, devices", self.reserved.clone());
         let engine = registry.sub_registry_with_prefix("curio_engine");
         engine.register("listening", "1 while hints of other machines are heard", self.listening.clone());
         engine.register("hints", "Hints heard", self.hinted.clone());
@@ -148,6 +161,17 @@ impl Metrics {
 
     pub(crate) fn running(&self, kind: TaskName, count: u32) {
         self.running.get_or_create(&OfTask { task: kind.as_str() }).set(count.into());
+    }
+
+    pub(crate) fn reserved(&self, capacity: &Resources, free: &Resources) {
+        let share = |resources: &Resources| {
+            // Memory beyond 2^53 bytes would lose its last bits, and nobody would mind.
+            let ram = resources.ram_bytes as f64;
+            [("cpu", resources.cpu.into()), ("ram", ram), ("gpu", f64::from(resources.gpu_milli) / 1000.0)]
+        };
+        for ((resource, have), (_, left)) in share(capacity).into_iter().zip(share(free)) {
+            self.reserved.get_or_create(&OfResource { resource }).set(have - left);
+        }
     }
 
     pub(crate) fn finished(&self, kind: TaskName, outcome: &'static str, elapsed: Duration) {
@@ -228,5 +252,36 @@ impl DbMetrics {
         let status = if ok { "ok" } else { "error" };
         self.transactions.get_or_create(&OfTx { tx, status }).inc();
         self.duration.get_or_create(&OfTxName { tx }).observe(elapsed.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_named_as_the_glossary_says() {
+        const KIND: TaskName = TaskName::new("Alpha");
+        let metrics = Metrics::new(vec![KIND], DbMetrics::default());
+        metrics.started(KIND, 0.5);
+        metrics.running(KIND, 1);
+        metrics.finished(KIND, "done", Duration::from_secs(2));
+        metrics.refused(KIND, Refusal::CanAccept);
+        let have = Resources { cpu: 4, ram_bytes: 1024, gpu_milli: 1500 };
+        metrics.reserved(&have, &Resources { cpu: 1, ram_bytes: 1024, gpu_milli: 500 });
+        let text = metrics.encode();
+        for line in [
+            "curio_task_started_total{task=\"Alpha\"} 1",
+            "curio_task_running{task=\"Alpha\"} 1",
+            "curio_task_finished_total{task=\"Alpha\",outcome=\"done\"} 1",
+            "curio_task_refused_total{task=\"Alpha\",reason=\"can_accept\"} 1",
+            "curio_task_duration_seconds_sum{task=\"Alpha\"} 2.0",
+            "curio_task_wait_seconds_count{task=\"Alpha\"} 1",
+            "curio_machine_reserved{resource=\"gpu\"} 1.0",
+            "curio_machine_reserved{resource=\"cpu\"} 3.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert_eq!(metrics.refusals(KIND), [(Refusal::CanAccept, 1)]);
     }
 }

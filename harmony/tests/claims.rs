@@ -89,7 +89,7 @@ async fn eight_machines_run_each_task_once(#[case] isolation: &str, #[case] coun
         engine.shutdown(LONG).await;
     }
 
-    let ran = ran.lock().expect("no panic");
+    let ran = ran.lock().expect("no panic").clone();
     let distinct: HashSet<_> = ran.iter().collect();
     assert_eq!((ran.len(), distinct.len()), (count as usize, count as usize));
     let rows = history(&db).await;

@@ -68,7 +68,10 @@ impl Parameters {
     /// Looks which seal proofs are in flight and brings their parameters, until cancelled. `ready` is
     /// called when some have become usable, so that waiting tasks are taken at once.
     pub async fn keep(self, db: Db, prover: Prover, ready: impl Fn() + Send, cancelled: CancellationToken) {
-        while !self.assumed {
+        if self.assumed {
+            return;
+        }
+        loop {
             match proofs_in_flight(&db).await {
                 Ok(proofs) => {
                     for proof in proofs.into_iter().filter(|proof| !self.is_ready(*proof)) {

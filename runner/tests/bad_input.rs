@@ -13,7 +13,7 @@ use support::{Runner, any_port, api_info, chain, contains_all, contents, curio, 
 
 /// Address of the server of a test database with something of it replaced.
 fn altered(db: &TestDb, change: impl FnOnce(&mut url::Url)) -> String {
-    let mut url = url::Url::parse(&db.url()).expect("the address of a test database is a URL");
+    let mut url = url::Url::parse(db.url()).expect("the address of a test database is a URL");
     change(&mut url);
     url.to_string()
 }
@@ -59,8 +59,7 @@ async fn a_database_without_the_schema_asks_for_migrate() {
 async fn a_missing_layer_is_named_with_the_nearest_one(#[case] line: &[&str]) {
     let db = TestDb::new().await;
     let before = contents(&db).await;
-    let sentence =
-        refused(&run(curio(Some(&db.url())).env("FULLNODE_API_INFO", "http://127.0.0.1:1").args(line)).await);
+    let sentence = refused(&run(curio(Some(db.url())).env("FULLNODE_API_INFO", "http://127.0.0.1:1").args(line)).await);
     contains_all(&sentence, &["no configuration layer 'seall'", "did you mean 'seal'?", "seal-snark"]);
     assert_eq!(contents(&db).await, before);
 }
@@ -78,7 +77,7 @@ async fn a_wrong_layer_is_refused_and_the_old_one_stays(#[case] text: &str, #[ca
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("layer.toml");
     std::fs::write(&file, text).expect("the layer can be written");
-    let sentence = refused(&run(curio(Some(&db.url())).args(["config", "set", "seal"]).arg(&file)).await);
+    let sentence = refused(&run(curio(Some(db.url())).args(["config", "set", "seal"]).arg(&file)).await);
     contains_all(&sentence, parts);
     contains_all(&sentence, &["nothing was stored"]);
     assert!(!sentence.contains("c2VjcmV0") && !sentence.contains("eyJzZWNyZXQ"), "{sentence}");
@@ -91,8 +90,7 @@ async fn a_misspelt_key_that_came_into_the_database_by_another_way_stops_the_sta
     layer(&db, "hand", "[Subsystems]\nEnablePorepProof = true").await;
     let before = contents(&db).await;
     let line = ["run", "--layers", "seal,hand", "--name", "m", "--listen", "127.0.0.1:0"];
-    let sentence =
-        refused(&run(curio(Some(&db.url())).env("FULLNODE_API_INFO", "http://127.0.0.1:1").args(line)).await);
+    let sentence = refused(&run(curio(Some(db.url())).env("FULLNODE_API_INFO", "http://127.0.0.1:1").args(line)).await);
     contains_all(
         &sentence,
         &["Subsystems.EnablePorepProof", "'hand'", "did you mean EnablePoRepProof?", "curio config set hand"],
@@ -107,7 +105,7 @@ async fn a_misspelt_key_that_came_into_the_database_by_another_way_stops_the_sta
 async fn without_any_chain_node_the_sentence_says_where_to_name_one(#[case] line: &[&str]) {
     let db = TestDb::new().await;
     let before = contents(&db).await;
-    let sentence = refused(&run(curio(Some(&db.url())).args(line)).await);
+    let sentence = refused(&run(curio(Some(db.url())).args(line)).await);
     contains_all(&sentence, &["no chain node is configured", "FULLNODE_API_INFO", "Apis.ChainApiInfo"]);
     assert_eq!(contents(&db).await, before);
 }
@@ -115,7 +113,7 @@ async fn without_any_chain_node_the_sentence_says_where_to_name_one(#[case] line
 #[tokio::test]
 async fn a_text_that_is_no_chain_address_is_refused_without_its_token() {
     let db = TestDb::new().await;
-    let output = run(curio(Some(&db.url()))
+    let output = run(curio(Some(db.url()))
         .env("FULLNODE_API_INFO", "eyJzZWNyZXQ.x.y:somewhere")
         .args(["seal", "start", "--actor", "f01000", "--now"]))
     .await;
@@ -128,7 +126,7 @@ async fn a_text_that_is_no_chain_address_is_refused_without_its_token() {
 async fn an_unreachable_chain_node_queues_nothing() {
     let db = TestDb::new().await;
     let before = contents(&db).await;
-    let output = run(curio(Some(&db.url()))
+    let output = run(curio(Some(db.url()))
         .env("FULLNODE_API_INFO", "http://127.0.0.1:1")
         .args(["seal", "start", "--actor", "f01000", "--now", "--count", "3"]))
     .await;
@@ -172,7 +170,7 @@ async fn a_storage_path_without_a_use_is_not_attached() {
 }
 
 async fn attach(db: &TestDb, path: &Path, flags: &[&str]) -> Output {
-    run(curio(Some(&db.url())).args(["storage", "attach", "--machine", "m"]).args(flags).arg(path)).await
+    run(curio(Some(db.url())).args(["storage", "attach", "--machine", "m"]).args(flags).arg(path)).await
 }
 
 #[tokio::test]
@@ -185,7 +183,7 @@ async fn what_is_not_there_is_named() {
         (["config", "remove", "sael"], ["no configuration layer 'sael'", "did you mean 'seal'?"]),
         (["config", "remove", "base"], ["'base'", "cannot be removed"]),
     ] {
-        contains_all(&refused(&run(curio(Some(&db.url())).args(line)).await), &parts);
+        contains_all(&refused(&run(curio(Some(db.url())).args(line)).await), &parts);
     }
 }
 
@@ -239,7 +237,7 @@ async fn a_wrong_token_ends_the_command_and_the_runner() {
         &["run", "--layers", "seal", "--name", "m", "--listen", "127.0.0.1:0"],
     ] {
         let info = format!("{token}:{}", chain.url);
-        let sentence = refused(&run(curio(Some(&db.url())).env("FULLNODE_API_INFO", info).args(line)).await);
+        let sentence = refused(&run(curio(Some(db.url())).env("FULLNODE_API_INFO", info).args(line)).await);
         contains_all(&sentence, &["refused the token", "127.0.0.1"]);
         assert!(!sentence.contains(token), "{sentence}");
     }
@@ -272,7 +270,7 @@ async fn sectors_that_cannot_be_are_not_queued() {
         (&["--actor", &miner, "--piece", &missing], &[&missing, "No such file"]),
         (&["--actor", &miner, "--piece", "http://127.0.0.1:1/x"], &["http://127.0.0.1:1/x"]),
     ] {
-        let mut command = curio(Some(&db.url()));
+        let mut command = curio(Some(db.url()));
         command.env("FULLNODE_API_INFO", api_info(&chain)).args(["seal", "start", "--now", "--count", "2"]);
         contains_all(&refused(&run(command.args(arguments)).await), parts);
         assert_eq!(contents(&db).await, before, "{arguments:?} changed something");
@@ -287,12 +285,12 @@ async fn a_full_storage_path_takes_no_sector_and_the_runner_says_why() {
     let dir = tempfile::tempdir().expect("a folder");
     let attached = attach(&db, dir.path(), &["--init", "--seal", "--max-storage", "1KiB"]).await;
     assert!(attached.status.success(), "{}", String::from_utf8_lossy(&attached.stderr));
-    let mut command = curio(Some(&db.url()));
+    let mut command = curio(Some(db.url()));
     command.env("FULLNODE_API_INFO", api_info(&chain));
     command.args(["run", "--layers", "sdr", "--name", "m", "--listen", "127.0.0.1:0"]);
     let mut runner = Runner::start(command);
     runner.says("runs SDR").await;
-    let queued = run(curio(Some(&db.url()))
+    let queued = run(curio(Some(db.url()))
         .env("FULLNODE_API_INFO", api_info(&chain))
         .args(["seal", "start", "--now", "--actor", &miner]))
     .await;
@@ -300,7 +298,7 @@ async fn a_full_storage_path_takes_no_sector_and_the_runner_says_why() {
 
     let line = runner.says("is not taken here").await;
     contains_all(&line, &[&format!("{miner}:0"), &dir.path().display().to_string()]);
-    let paths = run(curio(Some(&db.url())).args(["storage", "list"])).await;
+    let paths = run(curio(Some(db.url())).args(["storage", "list"])).await;
     contains_all(&String::from_utf8_lossy(&paths.stdout), &["full"]);
     let cache = dir.path().join("cache").join(format!("s-t0{}-0", &miner[2..]));
     assert!(!cache.exists(), "nothing was begun");

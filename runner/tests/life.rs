@@ -13,7 +13,7 @@ use support::{BOUND, Runner, any_port, api_info, chain, curio, layer, run};
 
 /// A runner of the layer `sdr`, which needs no storage path to start.
 fn runner(db: &TestDb, name: &str, api_info: &str, arguments: &[&str]) -> Command {
-    let mut command = curio(Some(&db.url()));
+    let mut command = curio(Some(db.url()));
     command.env("FULLNODE_API_INFO", api_info);
     command.args(["run", "--layers", "sdr", "--name", name, "--listen", "127.0.0.1:0"]).args(arguments);
     command
@@ -28,7 +28,7 @@ async fn get(url: &str) -> (u16, String) {
 }
 
 async fn machines(db: &TestDb) -> Vec<Value> {
-    let output = run(curio(Some(&db.url())).args(["machine", "list", "--json"])).await;
+    let output = run(curio(Some(db.url())).args(["machine", "list", "--json"])).await;
     serde_json::from_slice(&output.stdout).expect("machines are JSON")
 }
 
@@ -151,7 +151,7 @@ async fn a_runner_ends_with_the_process_that_started_it() {
 #[tokio::test]
 async fn layers_that_enable_nothing_are_no_machine() {
     let db = TestDb::new().await;
-    let output = run(curio(Some(&db.url())).env("FULLNODE_API_INFO", "http://127.0.0.1:1").args([
+    let output = run(curio(Some(db.url())).env("FULLNODE_API_INFO", "http://127.0.0.1:1").args([
         "run",
         "--layers",
         "gui",

@@ -140,11 +140,11 @@ fn open_table(tasks: &[TaskRow]) -> Table {
         number("TASK"),
         text("KIND"),
         text("STATE"),
-        text("MACHINE").shrinks_to(12),
+        text("MACHINE").shrinks_to(8),
         number("ATTEMPT"),
         text("POSTED"),
         text("STARTED"),
-        text("ERROR").shrinks_to(10),
+        text("ERROR").shrinks_to(6),
     ]);
     for task in tasks {
         let started = match task.machine {
@@ -174,11 +174,11 @@ fn history_table(rows: &[Attempt]) -> Table {
         text("KIND"),
         number("ATTEMPT"),
         text("RESULT"),
-        text("MACHINE").shrinks_to(12),
+        text("MACHINE").shrinks_to(8),
         text("ENDED"),
         number("WAITED"),
         number("WORKED"),
-        text("ERROR").shrinks_to(10),
+        text("ERROR").shrinks_to(6),
     ]);
     for attempt in rows {
         let row = &attempt.row;

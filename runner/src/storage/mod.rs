@@ -95,7 +95,15 @@ impl Storage {
     /// Storage of the machine named in `options`.
     pub fn new(db: Db, options: StorageOptions) -> Storage {
         let remote = Remote::new(options.machine.clone(), options.secret.clone());
-        Storage { inner: Arc::new(Inner { db, options, remote, looks: health::Looks::default(), no_room_said: Mutex::default() }) }
+        Storage {
+            inner: Arc::new(Inner {
+                db,
+                options,
+                remote,
+                looks: health::Looks::default(),
+                no_room_said: Mutex::default(),
+            }),
+        }
     }
 
     pub fn db(&self) -> &Db {

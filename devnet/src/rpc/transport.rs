@@ -37,6 +37,8 @@ pub struct TokenQuery {
 /// All routes of the node.
 pub fn router(server: Server) -> Router {
     Router::new()
+        // A node answers 404 here; a bare address in a summary is enough to ask this one.
+        .route("/", any(v1))
         .route("/rpc/v1", any(v1))
         .route("/rpc/v0", any(v0))
         .route("/health/livez", get(|| async { StatusCode::OK }))

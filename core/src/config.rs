@@ -228,6 +228,9 @@ section! {
         "PollInterval" => poll_interval: Period = Period::seconds(10);
         /// Epochs above the seed epoch before PoRep starts, so that a reorganisation rarely changes the seed.
         "SeedConfidence" => seed_confidence: u32 = 3;
+        /// Take SDR of sectors of 512 MiB and more also where the processor has no SHA extensions. It takes
+        /// several times as long there, and a sector's ticket may run out meanwhile.
+        "AllowSlowSDR" => allow_slow_sdr: bool = false;
     }
 }
 

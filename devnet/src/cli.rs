@@ -1,14 +1,14 @@
 //! The commands: running a chain, and making a miner on one.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use curio_chain::{Client, ClientOptions, Endpoint};
 use curio_core::SealProof;
 use curio_devnet::create_miner::create_miner;
-use curio_devnet::{Clock, Devnet, Options, ready};
+use curio_devnet::{Clock, Devnet, FixedToken, Options, ready};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -52,7 +52,17 @@ struct Run {
     /// Seconds since 1970 at epoch 0; now, when it is not given.
     #[arg(long)]
     genesis_timestamp: Option<u64>,
-    /// Written once the chain serves, in one step: url, token (admin), default_address, genesis as JSON.
+    /// Make a miner with sectors of this size once the chain runs, before /readyz says that it is ready.
+    /// On a chain that has just started, with the same seed, it has the same id each time.
+    #[arg(long, value_name = "SIZE", value_parser = sector_size)]
+    create_miner: Option<SealProof>,
+    /// A token with all permissions, of 16 characters or more, instead of one made up at each start.
+    #[arg(long, env = "CURIO_DEVNET_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
+    token: Option<FixedToken>,
+    /// File with that token.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Written once the chain serves, in one step: url, token (admin), default_address, genesis, miner as JSON.
     #[arg(long)]
     ready_file: Option<PathBuf>,
     /// End when the process that started this one ends.
@@ -92,6 +102,9 @@ async fn run_chain(args: Run) -> anyhow::Result<()> {
         sector_sizes,
         network_name,
         genesis_timestamp,
+        create_miner,
+        token,
+        token_file,
         ready_file,
         die_with_parent,
     } = args;
@@ -108,19 +121,37 @@ async fn run_chain(args: Run) -> anyhow::Result<()> {
         sector_sizes,
         params: params_dir.unwrap_or_else(curio_proofs::params::default_dir),
         genesis_timestamp,
+        token: match token_file {
+            Some(file) => Some(read_token(&file)?),
+            None => token,
+        },
+        first_miner: create_miner,
     };
-    let devnet = Devnet::start(options).await?;
+    let devnet = tokio::select! {
+        started = Devnet::start(options) => started?,
+        // A start that makes keys and a miner takes seconds; the signal ends that, too.
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     if let Some(path) = &ready_file {
         ready::write(path, &devnet).with_context(|| format!("failed to write {}", path.display()))?;
     }
     warn!("this is a stand-in for a chain, for demos and tests; it is no real network and keeps nothing");
     info!(url = %devnet.url, network = devnet.network_name(), "serving Lotus JSON-RPC at {}rpc/v1", devnet.url);
+    if let Some(miner) = &devnet.first_miner {
+        info!(miner = %miner.miner, worker = %miner.worker, "the first miner is {}", miner.miner);
+    }
     tokio::select! {
         _ = terminate.recv() => info!("stopping on SIGTERM"),
         _ = interrupt.recv() => info!("stopping on SIGINT"),
     }
     devnet.stop().await;
     Ok(())
+}
+
+fn read_token(file: &Path) -> anyhow::Result<FixedToken> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    text.parse().map_err(|why| anyhow!("the token in {} cannot be used: {why}", file.display()))
 }
 
 async fn run_create_miner(args: CreateMiner) -> anyhow::Result<()> {

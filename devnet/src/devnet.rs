@@ -1,11 +1,13 @@
 //! Starting a chain in this process, and holding it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use curio_chain::address::to_text;
 use curio_chain::types::{HeadChange, TipSet};
+use curio_chain::{Client, ClientOptions, Endpoint, Secret};
+use curio_core::SealProof;
 use curio_proofs::params::ParamsError;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -13,8 +15,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::auth::Access;
 use crate::chain::{Chain, Refused};
+use crate::create_miner::{CreateMinerError, NewMiner, create_miner};
 use crate::node::Node;
 use crate::options::{Clock, Options};
 use crate::proof::{LibraryVerifier, ProofVerifier};
@@ -32,16 +34,22 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    #[error("a miner at the start needs a clock that runs; give a block time instead of `manual`")]
+    MinerWithoutClock,
+    #[error("failed to make the first miner")]
+    FirstMiner(#[source] CreateMinerError),
 }
 
 /// A running chain. Dropping it stops it.
 pub struct Devnet {
-    /// Where it serves: `http://127.0.0.1:PORT`. JSON-RPC is at `/rpc/v1`.
+    /// Where a process of this machine reaches it: `http://127.0.0.1:PORT`. JSON-RPC is at `/rpc/v1`.
     pub url: Url,
     /// A token with all permissions.
     pub token: String,
     /// The address with money, a BLS key in the wallet, as text.
     pub default_address: String,
+    /// The miner that the options asked for.
+    pub first_miner: Option<NewMiner>,
     node: Arc<Node>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -64,14 +72,17 @@ impl Devnet {
     /// Starts a chain with a verifier of the caller's.
     ///
     /// # Errors
-    /// When the address is taken.
+    /// When the address is taken, or the first miner cannot be made.
     pub async fn start_with(options: Options, verifier: Arc<dyn ProofVerifier>) -> Result<Devnet, StartError> {
+        if options.first_miner.is_some() && options.clock == Clock::Manual {
+            return Err(StartError::MinerWithoutClock);
+        }
         let listen = |source| StartError::Listen { address: options.api, source };
         let listener = TcpListener::bind(options.api).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let url = Url::parse(&format!("http://{address}")).expect("a socket address makes a URL");
+        let url = Url::parse(&format!("http://{}", from_here(address))).expect("a socket address makes a URL");
 
-        let clock = options.clock;
+        let (clock, first_miner) = (options.clock, options.first_miner);
         let timestamp = options.genesis_timestamp.unwrap_or_else(now);
         let chain = Chain::new(&options, timestamp, verifier);
         let default = chain.wallet.default_address().expect("genesis makes the first key");
@@ -82,8 +93,22 @@ impl Devnet {
         if let Clock::Running(period) = clock {
             tasks.push(tokio::spawn(run_clock(node.clone(), period, stop.clone())));
         }
-        let token = node.auth.token(&Access::admin());
-        Ok(Devnet { url, token, default_address: to_text(&default), node, stop, tasks })
+        let token = node.auth.admin_token();
+        let mut devnet =
+            Devnet { url, token, default_address: to_text(&default), first_miner: None, node, stop, tasks };
+        if let Some(size) = first_miner {
+            devnet.first_miner = Some(devnet.make_miner(size).await.map_err(StartError::FirstMiner)?);
+        }
+        devnet.node.set_ready();
+        Ok(devnet)
+    }
+
+    /// Makes a miner with a worker key of its own, by this chain's own API.
+    async fn make_miner(&self, size: SealProof) -> Result<NewMiner, CreateMinerError> {
+        let endpoint = Endpoint::new(self.url.clone(), Some(Secret::new(&self.token)));
+        let endpoint = endpoint.expect("our own address and token are of the right form");
+        let client = Client::new(vec![endpoint], ClientOptions::default()).expect("there is one address");
+        create_miner(&client, size, None).await
     }
 
     /// The head.
@@ -148,6 +173,16 @@ impl Drop for Devnet {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// The address at which this machine reaches what listens there.
+fn from_here(listening: SocketAddr) -> SocketAddr {
+    let ip = match listening.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listening.port())
 }
 
 async fn serve(listener: TcpListener, server: Server, stop: CancellationToken) {

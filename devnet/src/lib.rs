@@ -20,5 +20,6 @@ mod store;
 mod vm;
 mod wallet;
 
+pub use auth::FixedToken;
 pub use devnet::{Devnet, StartError};
 pub use options::{Clock, Options};

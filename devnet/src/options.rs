@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use curio_core::SealProof;
 
+use crate::auth::FixedToken;
+
 /// How epochs pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
@@ -50,6 +52,10 @@ pub struct Options {
     pub params: PathBuf,
     /// Seconds since 1970; the start of the process when it is not given. Block CIDs depend on it.
     pub genesis_timestamp: Option<u64>,
+    /// The token with all permissions; one made up at the start when it is not given.
+    pub token: Option<FixedToken>,
+    /// Make a miner with sectors of this size before anybody else does; needs a clock that runs.
+    pub first_miner: Option<SealProof>,
 }
 
 impl Options {
@@ -63,6 +69,8 @@ impl Options {
             sector_sizes: vec![SealProof::StackedDrg2KiBV1_1],
             params,
             genesis_timestamp: Some(1_700_000_000),
+            token: None,
+            first_miner: None,
         }
     }
 

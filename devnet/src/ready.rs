@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::devnet::Devnet;
 
-/// Describes a running chain: url, token (admin), default_address, genesis, network.
+/// Describes a running chain: url, token (admin), default_address, genesis, network, and the first miner if one was
+/// asked for.
 pub fn describe(devnet: &Devnet) -> Value {
     let genesis: Vec<Json<Cid>> = devnet.genesis().cids.0.into_iter().map(Json).collect();
     json!({
@@ -19,6 +20,7 @@ pub fn describe(devnet: &Devnet) -> Value {
         "default_address": devnet.default_address,
         "network": devnet.network_name(),
         "genesis": genesis,
+        "miner": devnet.first_miner,
         "pid": std::process::id(),
     })
 }

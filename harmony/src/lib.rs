@@ -14,6 +14,7 @@ mod machine;
 pub mod machines;
 mod metrics;
 mod migrate;
+pub mod owner;
 mod pick;
 mod propose;
 mod registry;

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use curio_core::Resources;
 use sqlx::PgPool;
+use sqlx::types::chrono::{DateTime, Utc};
 
+use crate::machines::ReleasedTask;
 use crate::pick::Identity;
+use crate::transaction::Tx;
 
 /// Who this machine is and what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,25 +22,34 @@ pub struct MachineSpec {
     pub layers: Vec<String>,
     pub version: String,
     pub labels: Vec<String>,
+    /// What the process runs in and dies with, such as the UID of a pod; empty when nobody said.
+    pub instance: String,
+    /// By the clock of the node that the process runs on.
+    pub process_started_at: DateTime<Utc>,
 }
 
 /// Makes this process the one that has the name. A process that had it before is shut out: its claims
 /// find nothing and its next heartbeat tells it.
+///
+/// A cordon stays as long as the instance does: a container that starts again in a pod that is about to leave
+/// still takes nothing new. Another instance of the name, such as the next pod of a slot, starts without one.
 pub(crate) async fn register(pool: &PgPool, spec: &MachineSpec, kinds: &[String]) -> Result<Identity, sqlx::Error> {
-    let MachineSpec { name, address, resources, layers, version, labels } = spec;
+    let MachineSpec { name, address, resources, layers, version, labels, instance, process_started_at } = spec;
     let Resources { cpu, ram_bytes, gpu_milli } = *resources;
     sqlx::query_as!(
         Identity,
         r#"
         INSERT INTO harmony_task_machines AS m
-            (name, host_and_port, cpu, ram, gpu_milli, kinds, layers, labels, version)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            (name, host_and_port, cpu, ram, gpu_milli, kinds, layers, labels, version, instance, process_started_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         -- The incarnation shuts out whoever had the name before.
         ON CONFLICT (name) DO UPDATE
         SET incarnation = m.incarnation + 1, host_and_port = excluded.host_and_port, cpu = excluded.cpu,
             ram = excluded.ram, gpu_milli = excluded.gpu_milli, kinds = excluded.kinds, layers = excluded.layers,
             labels = excluded.labels, version = excluded.version, started_at = now(), last_contact = now(),
-            running = 0, stopped_at = NULL, evicted_at = NULL
+            running = 0, stopped_at = NULL, evicted_at = NULL, instance = excluded.instance,
+            process_started_at = excluded.process_started_at,
+            cordoned_at = CASE WHEN m.instance = excluded.instance THEN m.cordoned_at END
         RETURNING id AS machine, incarnation
         "#,
         name,
@@ -49,6 +61,8 @@ pub(crate) async fn register(pool: &PgPool, spec: &MachineSpec, kinds: &[String]
         layers,
         labels,
         version,
+        instance,
+        process_started_at,
     )
     .fetch_one(pool)
     .await
@@ -62,16 +76,17 @@ pub(crate) struct Beat {
     /// Machines that this heartbeat declared lost.
     pub(crate) evicted: Vec<String>,
     /// Tasks that were taken from lost machines.
-    pub(crate) released: i64,
+    pub(crate) released: usize,
 }
 
 /// Says that this machine lives, and releases the tasks of machines that have not said so for `lease`.
 ///
-/// One statement. Only a machine that was itself in touch lately judges others: after an outage of
+/// One transaction. Only a machine that was itself in touch lately judges others: after an outage of
 /// the database everybody looks dead until everybody has spoken. A release counts as a failed attempt.
 /// Machines that were evicted in the last ten minutes are looked at again, for a claim that was under way
 /// when they were.
 pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: Duration) -> Result<Beat, sqlx::Error> {
+    let mut tx = pool.begin().await?;
     let row = sqlx::query!(
         r#"
         WITH me AS (
@@ -93,13 +108,50 @@ pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: 
             FROM trusted
             WHERE d.id <> $1 AND d.evicted_at IS NULL AND d.stopped_at IS NULL
                 AND d.last_contact < now() - $4::bigint * interval '1 millisecond'
-            RETURNING d.id, d.name, d.host_and_port
+            RETURNING d.id, d.name
         ),
         dead AS (
-            SELECT id, name, host_and_port FROM evicted
+            SELECT id FROM evicted
             UNION ALL
-            SELECT d.id, d.name, d.host_and_port FROM harmony_task_machines d CROSS JOIN trusted
+            SELECT d.id FROM harmony_task_machines d CROSS JOIN trusted
             WHERE d.evicted_at > now() - interval '10 minutes'
+                AND EXISTS (SELECT FROM harmony_task t WHERE t.owner_id = d.id)
+        )
+        SELECT EXISTS (SELECT FROM me) AS "alive!",
+            ARRAY(SELECT name FROM evicted ORDER BY name) AS "evicted!",
+            ARRAY(SELECT id FROM dead) AS "dead!",
+            -- The listener of this machine expects to hear this; silence means that its connection is dead.
+            CASE WHEN current_setting('curio.hints', true) = 'on'
+                THEN pg_notify('curio_machine_' || $1::bigint, 'beat')::text END AS beat
+        "#,
+        me.machine,
+        me.incarnation,
+        running,
+        i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    let mut released = 0;
+    for machine in row.dead {
+        released += release_evicted(&mut tx, machine).await?.len();
+    }
+    tx.commit().await?;
+    Ok(Beat { alive: row.alive, evicted: row.evicted, released })
+}
+
+/// Releases what an evicted machine owns, as attempts that failed. Nothing when it is not evicted any more: it
+/// has registered anew meanwhile, and its tasks are its own.
+///
+/// A statement of its own, after the one that evicted: it sees the claims that were stored until then.
+pub(crate) async fn release_evicted(tx: &mut Tx, machine: i64) -> Result<Vec<ReleasedTask>, sqlx::Error> {
+    sqlx::query_as!(
+        ReleasedTask,
+        r#"
+        WITH dead AS (
+            SELECT id, name, host_and_port FROM harmony_task_machines
+            WHERE id = $1 AND evicted_at IS NOT NULL
+            -- A registration that is under way goes first, and the machine is then not dead.
+            FOR UPDATE
         ),
         held AS (
             SELECT t.id, t.claimed_at, d.name, d.host_and_port
@@ -116,7 +168,8 @@ pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: 
                     THEN 'the machine was lost during the last attempt' ELSE '' END
             FROM held h
             WHERE t.id = h.id AND t.owner_id IS NOT NULL
-            RETURNING t.id, t.name, t.attempt, t.posted_time, h.claimed_at, h.name AS machine, h.host_and_port
+            RETURNING t.id, t.name, t.attempt, t.posted_time, t.failed_at, h.claimed_at, h.name AS machine,
+                h.host_and_port
         ),
         history AS (
             INSERT INTO harmony_task_history (task_id, name, attempt, posted, work_start, result, err,
@@ -125,21 +178,14 @@ pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: 
                 'the machine was lost during the attempt', machine, host_and_port
             FROM released
         )
-        SELECT EXISTS (SELECT FROM me) AS "alive!",
-            ARRAY(SELECT name FROM evicted ORDER BY name) AS "evicted!",
-            (SELECT count(*) FROM released) AS "released!",
-            -- The listener of this machine expects to hear this; silence means that its connection is dead.
-            CASE WHEN current_setting('curio.hints', true) = 'on'
-                THEN pg_notify('curio_machine_' || $1::bigint, 'beat')::text END AS beat
+        SELECT id AS "id!", name AS "kind!", attempt AS "attempt!", failed_at IS NOT NULL AS "failed!"
+        FROM released
+        ORDER BY id
         "#,
-        me.machine,
-        me.incarnation,
-        running,
-        i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+        machine,
     )
-    .fetch_one(pool)
-    .await?;
-    Ok(Beat { alive: row.alive, evicted: row.evicted, released: row.released })
+    .fetch_all(tx)
+    .await
 }
 
 /// Whether another process has taken over the name since.

@@ -143,12 +143,12 @@ impl Metrics {
     /// Reads the numbers that only the database knows; one statement. Call it before encoding, not
     /// in a loop.
     pub async fn refresh(&self, db: &Db) -> Result<(), DbError> {
-        let pending = tasks::pending(db).await?;
+        let load = tasks::load(db).await?;
         for kind in &self.kinds {
             let label = OfTask { task: kind.as_str() };
-            let found = pending.iter().find(|pending| pending.kind == kind.as_str());
-            self.pending.get_or_create(&label).set(found.map_or(0, |pending| pending.waiting));
-            self.oldest_wait.get_or_create(&label).set(found.map_or(0.0, |pending| pending.oldest_wait_s));
+            let found = load.iter().find(|load| load.kind == kind.as_str());
+            self.pending.get_or_create(&label).set(found.map_or(0, |load| load.waiting));
+            self.oldest_wait.get_or_create(&label).set(found.map_or(0.0, |load| load.oldest_wait_s));
         }
         Ok(())
     }

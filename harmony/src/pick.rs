@@ -48,7 +48,7 @@ pub(crate) struct Identity {
 /// Within a kind the longest runnable task comes first. Over the kinds, costs are summed in rank order
 /// and a task is taken while the sum stays within `free`; candidates of a filtered kind weigh as many
 /// as its cap, so that a lower rank does not eat what a higher one is about to take. What was seen but
-/// has no attempt number was held back or is a candidate.
+/// has no attempt number was held back or is a candidate. A cordoned machine sees nothing.
 pub(crate) async fn claim(
     pool: &PgPool,
     me: Identity,
@@ -74,10 +74,10 @@ pub(crate) async fn claim(
                                  $9::bool[], $10::timestamptz[], $11::bigint[])
                 WITH ORDINALITY AS k(name, cap, cpu, ram, gpu, max_failures, filtered, after, after_id, rank)
         ),
-        -- A machine that was evicted, or whose name another process took over, claims nothing.
+        -- A machine that was evicted or cordoned, or whose name another process took over, claims nothing.
         self AS (
             SELECT id FROM harmony_task_machines
-            WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL
+            WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL AND cordoned_at IS NULL
         ),
         -- Locks at most cap rows of each kind and skips those that another machine has locked.
         locked AS (
@@ -174,7 +174,7 @@ pub(crate) async fn claim_these(
         r#"
         WITH self AS (
             SELECT id FROM harmony_task_machines
-            WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL
+            WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL AND cordoned_at IS NULL
         ),
         -- Skips rows that another machine is claiming at this moment.
         locked AS (
@@ -200,7 +200,7 @@ pub(crate) async fn claim_these(
 }
 
 /// Takes back the tasks that this machine owns and is not running: all of them after a restart, those
-/// whose claim was never heard of after a connection broke.
+/// whose claim was never heard of after a connection broke. A cordon does not matter: they are its own.
 ///
 /// With `crashed`, the attempt that was under way counts as failed and gets its history row, and a task
 /// whose attempts are used up is failed instead of taken. Each task gets a new fencing number, so whatever is left of the

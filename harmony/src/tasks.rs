@@ -39,7 +39,7 @@ pub async fn add_many(tx: &mut Tx, kind: TaskName, count: u32) -> Result<Vec<Tas
         preferred AS (
             SELECT id FROM harmony_task_machines
             WHERE kinds @> ARRAY[$1::text] AND evicted_at IS NULL AND stopped_at IS NULL
-                AND last_contact > now() - interval '60 seconds' AND id IS DISTINCT FROM $2
+                AND cordoned_at IS NULL AND last_contact > now() - interval '60 seconds' AND id IS DISTINCT FROM $2
                 AND $5 AND current_setting('curio.hints', true) = 'on'
                 AND NOT EXISTS (
                     SELECT FROM harmony_task w
@@ -263,25 +263,66 @@ pub async fn remove_in(tx: &mut Tx, task: TaskId) -> Result<bool, TxError> {
     Ok(done.rows_affected() == 1)
 }
 
-/// How much of a kind waits.
-#[derive(Clone, Debug, Serialize)]
-pub struct Pending {
+/// How much there is of a kind.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KindLoad {
     pub kind: String,
+    /// Tasks that any machine may take now.
     pub waiting: i64,
-    /// Age of the one that waits longest.
+    /// How long the one that waits longest could have been running; 0 when none waits.
     pub oldest_wait_s: f64,
+    pub running: i64,
+    /// Tasks that wait for the end of their backoff.
+    pub backing_off: i64,
+    /// Tasks that failed for good.
+    pub failed: i64,
 }
 
-/// Waiting tasks of each kind; tasks in their backoff are left out.
-pub async fn pending(db: &Db) -> Result<Vec<Pending>, DbError> {
+/// The queue by kind; kinds without a task are absent.
+pub async fn load(db: &Db) -> Result<Vec<KindLoad>, DbError> {
     let rows = sqlx::query_as!(
-        Pending,
+        KindLoad,
         r#"
-        SELECT name AS kind, count(*) AS "waiting!", extract(epoch FROM now() - min(run_after))::float8 AS "oldest_wait_s!"
+        SELECT name AS kind,
+            count(*) FILTER (WHERE owner_id IS NULL AND failed_at IS NULL AND run_after <= now()) AS "waiting!",
+            coalesce(extract(epoch FROM now() - min(run_after)
+                FILTER (WHERE owner_id IS NULL AND failed_at IS NULL AND run_after <= now())), 0)::float8
+                AS "oldest_wait_s!",
+            count(*) FILTER (WHERE owner_id IS NOT NULL) AS "running!",
+            count(*) FILTER (WHERE owner_id IS NULL AND failed_at IS NULL AND run_after > now()) AS "backing_off!",
+            count(*) FILTER (WHERE failed_at IS NOT NULL) AS "failed!"
         FROM harmony_task
-        WHERE owner_id IS NULL AND failed_at IS NULL AND run_after <= now()
         GROUP BY name
         ORDER BY name
+        "#,
+    )
+    .fetch_all(db.pool())
+    .await?;
+    Ok(rows)
+}
+
+/// A task and the machine that owns it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunningTask {
+    pub id: i64,
+    pub kind: String,
+    /// Name of the machine.
+    pub machine: String,
+    pub attempt: i32,
+    /// Since the claim.
+    pub running_s: f64,
+}
+
+/// All tasks that run, the oldest claim first. Those of a machine whose row was removed are left out: nobody runs
+/// them.
+pub async fn running(db: &Db) -> Result<Vec<RunningTask>, DbError> {
+    let rows = sqlx::query_as!(
+        RunningTask,
+        r#"
+        SELECT t.id, t.name AS kind, m.name AS machine, t.attempt,
+            coalesce(extract(epoch FROM now() - t.claimed_at), 0)::float8 AS "running_s!"
+        FROM harmony_task t JOIN harmony_task_machines m ON m.id = t.owner_id
+        ORDER BY t.claimed_at, t.id
         "#,
     )
     .fetch_all(db.pool())

@@ -10,9 +10,10 @@
 //! itself (`.checked`: digest, length, inode, change times), and hashed again when one of those
 //! differs. Damage below the file system is noticed by the prover, which verifies each proof it makes.
 
+mod file;
+
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use storage_proofs_core::parameter_cache;
 use storage_proofs_core::settings::SETTINGS;
 
+use self::file::hex_digest;
+pub use self::file::{Adopted, ParamsFile, Whole};
 use crate::groth16::Keep;
 use crate::library;
 
@@ -50,7 +53,8 @@ struct Digests {
 pub enum ParamsError {
     /// A file of a production size is not there.
     #[error(
-        "parameter file {} is missing; put the published parameters for sectors of {sector_size} bytes into that folder",
+        "parameter file {} is missing; put the published parameters for sectors of {sector_size} bytes into that folder, \
+         or name a server that has them with CURIO_PARAMETERS_URL",
         path.display()
     )]
     Missing { path: PathBuf, sector_size: u64 },
@@ -146,14 +150,38 @@ pub fn use_dir(dir: &Path) -> Result<(), ParamsError> {
     Err(ParamsError::OtherDir { used: used.display().to_string(), wanted: dir.display().to_string() })
 }
 
+/// The files for making proofs of this kind: the key that verifies them, which is small, then the parameters.
+pub fn files(proof: SealProof) -> [ParamsFile; 2] {
+    [verifying_key(proof), params(proof)]
+}
+
+fn verifying_key(proof: SealProof) -> ParamsFile {
+    let name = parameter_cache::verifying_key_id(&library::circuit_id(proof));
+    ParamsFile::known(name, proof, generated(proof).map(|digests| digests.verifying_key))
+}
+
+fn params(proof: SealProof) -> ParamsFile {
+    let name = parameter_cache::parameter_id(&library::circuit_id(proof));
+    ParamsFile::known(name, proof, generated(proof).map(|digests| digests.params))
+}
+
+fn generated(proof: SealProof) -> Option<&'static Digests> {
+    GENERATED.iter().find(|(of, _)| *of == proof).map(|(_, digests)| digests)
+}
+
+/// Whether the parameters of this kind are made here when nobody brings them.
+pub fn can_make(proof: SealProof) -> bool {
+    generated(proof).is_some()
+}
+
 /// Path of the parameters that make proofs.
 pub fn params_path(dir: &Path, proof: SealProof) -> PathBuf {
-    dir.join(parameter_cache::parameter_id(&library::circuit_id(proof)))
+    params(proof).path(dir)
 }
 
 /// Path of the key that verifies them.
 pub fn verifying_key_path(dir: &Path, proof: SealProof) -> PathBuf {
-    dir.join(parameter_cache::verifying_key_id(&library::circuit_id(proof)))
+    verifying_key(proof).path(dir)
 }
 
 /// Whether `dir` has whole parameters for making proofs of this kind. Makes nothing.
@@ -161,8 +189,7 @@ pub fn verifying_key_path(dir: &Path, proof: SealProof) -> PathBuf {
 /// # Errors
 /// [`ParamsError::Missing`], [`ParamsError::NotGenerated`], [`ParamsError::Damaged`], or io.
 pub fn check(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
-    check_verifying_key(dir, proof)?;
-    check_file(&params_path(dir, proof), proof, |digests| digests.params)
+    files(proof).iter().try_for_each(|file| file.check(dir).map(drop))
 }
 
 /// Whether `dir` has the whole verifying key for this kind. Makes nothing.
@@ -170,7 +197,7 @@ pub fn check(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
 /// # Errors
 /// As [`check`].
 pub fn check_verifying_key(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
-    check_file(&verifying_key_path(dir, proof), proof, |digests| digests.verifying_key)
+    verifying_key(proof).check(dir).map(drop)
 }
 
 /// Brings the parameters for making proofs into `dir`: those of 2 KiB are generated when they are
@@ -182,14 +209,8 @@ pub fn check_verifying_key(dir: &Path, proof: SealProof) -> Result<(), ParamsErr
 /// As [`check`], and [`ParamsError::Waited`].
 pub fn ensure(dir: &Path, proof: SealProof, progress: &mut dyn FnMut(ParamsProgress)) -> Result<(), ParamsError> {
     ensure_verifying_key(dir, proof)?;
-    let path = params_path(dir, proof);
-    match check_file(&path, proof, |digests| digests.params) {
-        Err(ParamsError::NotGenerated { .. }) => {}
-        checked => return checked,
-    }
     let mut told = |phase: &str, fraction: f64| progress(ParamsProgress { phase: phase.to_owned(), fraction });
-    let _lock = lock(&path, &mut || told("waiting for another process that generates", 0.0))?;
-    generate(&path, proof, Keep::All, &mut |phase, fraction| told(phase, fraction))
+    ensure_file(dir, &params(proof), proof, Keep::All, &mut told)
 }
 
 /// Brings the verifying key into `dir`, which is all that checking proofs needs: three CPU-seconds
@@ -198,185 +219,71 @@ pub fn ensure(dir: &Path, proof: SealProof, progress: &mut dyn FnMut(ParamsProgr
 /// # Errors
 /// As [`ensure`].
 pub fn ensure_verifying_key(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
-    let path = verifying_key_path(dir, proof);
-    match check_file(&path, proof, |digests| digests.verifying_key) {
+    ensure_file(dir, &verifying_key(proof), proof, Keep::VerifyingKey, &mut |_, _| ())
+}
+
+fn ensure_file(
+    dir: &Path,
+    file: &ParamsFile,
+    proof: SealProof,
+    keep: Keep,
+    told: &mut dyn FnMut(&'static str, f64),
+) -> Result<(), ParamsError> {
+    match file.check(dir) {
         Err(ParamsError::NotGenerated { .. }) => {}
-        checked => return checked,
+        checked => return checked.map(drop),
     }
-    let _lock = lock(&path, &mut || ())?;
-    generate(&path, proof, Keep::VerifyingKey, &mut |_, _| ())
+    let _lock = lock(dir, file, &mut || told("waiting for another process that brings the same file", 0.0))?;
+    generate(dir, file, proof, keep, told)
 }
 
-fn generated(proof: SealProof) -> Option<&'static Digests> {
-    GENERATED.iter().find(|(of, _)| *of == proof).map(|(_, digests)| digests)
-}
-
-fn check_file(path: &Path, proof: SealProof, which: fn(&Digests) -> &str) -> Result<(), ParamsError> {
-    let name = path.file_name().and_then(|name| name.to_str()).expect("parameter files have names in ASCII");
-    let published = parameter_cache::get_parameter_data_from_id(name).map(|data| data.digest.as_str());
-    let accepted: Vec<&str> = generated(proof).map(which).into_iter().chain(published).collect();
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && generated(proof).is_some() => {
-            return Err(ParamsError::NotGenerated { path: path.to_path_buf() });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ParamsError::Missing { path: path.to_path_buf(), sector_size: proof.sector_size() });
-        }
-        Err(error) => return Err(ParamsError::io("open", path)(error)),
-    };
-    let seen = Seen::of(&file).map_err(ParamsError::io("look at", path))?;
-    if let Some(record) = Record::read(path)
-        && record.seen == seen
-        && accepted.contains(&record.digest.as_str())
-    {
-        return Ok(());
-    }
-    let actual = digest(file).map_err(ParamsError::io("read", path))?;
-    if !accepted.contains(&actual.as_str()) {
-        let expected = accepted.join(" or ");
-        return Err(ParamsError::Damaged { path: path.to_path_buf(), expected, actual });
-    }
-    // A folder may be read-only; then every process hashes for itself.
-    let _ = Record { digest: actual, seen }.write(path);
-    Ok(())
-}
-
-/// First 128 bits of BLAKE2b-512, in hex: how the library's manifest names contents.
-fn digest(mut file: File) -> io::Result<String> {
-    let mut hash = Blake2b::new().to_state();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex_digest(&hash)),
-            read => hash.update(&buffer[..read]),
-        };
-    }
-}
-
-fn hex_digest(hash: &State) -> String {
-    hash.finalize().to_hex()[..32].to_owned()
-}
-
-/// What tells that a file was touched since it was hashed.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
-    size_bytes: u64,
-    device: u64,
-    inode: u64,
-    modified_ns: i128,
-    changed_ns: i128,
-}
-
-impl Seen {
-    fn of(file: &File) -> io::Result<Seen> {
-        let metadata = file.metadata()?;
-        let ns = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-        Ok(Seen {
-            size_bytes: metadata.size(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
-            changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
-
-/// The `.checked` file.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    digest: String,
-    seen: Seen,
-}
-
-impl Record {
-    fn path(of: &Path) -> PathBuf {
-        crate::cache::with_suffix(of, ".checked")
-    }
-
-    fn read(of: &Path) -> Option<Record> {
-        serde_json::from_slice(&fs::read(Record::path(of)).ok()?).ok()
-    }
-
-    fn write(&self, of: &Path) -> io::Result<()> {
-        let path = Record::path(of);
-        // The process number keeps two writers apart.
-        let temporary = crate::cache::with_suffix(&path, &format!(".{}.tmp", std::process::id()));
-        fs::write(&temporary, serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, &path)
-    }
-}
-
-/// Takes the lock for making `path`; the operating system gives it back when the process ends.
-fn lock(path: &Path, waiting: &mut dyn FnMut()) -> Result<File, ParamsError> {
-    let dir = path.parent().expect("parameter files lie in a folder");
-    fs::create_dir_all(dir).map_err(ParamsError::io("create", dir))?;
-    let lock_path = crate::cache::with_suffix(path, ".lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(ParamsError::io("open", &lock_path))?;
+/// Takes the lock for bringing a file; the operating system gives it back when the process ends.
+fn lock(dir: &Path, file: &ParamsFile, waiting: &mut dyn FnMut()) -> Result<File, ParamsError> {
     let start = Instant::now();
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(fs::TryLockError::Error(error)) => return Err(ParamsError::io("lock", &lock_path)(error)),
-            Err(fs::TryLockError::WouldBlock) if start.elapsed() > GENERATION_TIMEOUT => {
-                return Err(ParamsError::Waited { path: path.to_path_buf(), waited: start.elapsed() });
-            }
-            Err(fs::TryLockError::WouldBlock) => {
-                waiting();
-                std::thread::sleep(Duration::from_millis(500));
-            }
+        if let Some(lock) = file.try_lock(dir)? {
+            return Ok(lock);
         }
+        if start.elapsed() > GENERATION_TIMEOUT {
+            return Err(ParamsError::Waited { path: file.path(dir), waited: start.elapsed() });
+        }
+        waiting();
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 
 /// Makes one file under a temporary name, checks it, and gives it its name. Under the lock.
 fn generate(
-    path: &Path,
+    dir: &Path,
+    file: &ParamsFile,
     proof: SealProof,
     keep: Keep,
     told: &mut dyn FnMut(&'static str, f64),
 ) -> Result<(), ParamsError> {
-    let which: fn(&Digests) -> &str = match keep {
-        Keep::All => |digests| digests.params,
-        Keep::VerifyingKey => |digests| digests.verifying_key,
-    };
-    // Whoever held the lock before may have made it.
-    match check_file(path, proof, which) {
+    // Whoever held the lock before may have brought it.
+    match file.check(dir) {
         Err(ParamsError::NotGenerated { .. }) => {}
-        checked => return checked,
+        checked => return checked.map(drop),
     }
-    let expected = generated(proof).map(which).expect("only sizes with known digests are generated");
+    let path = file.path(dir);
     let setup = library::evaluate_porep(proof, keep, told)?;
-    let temporary = crate::cache::with_suffix(path, ".tmp");
+    let temporary = crate::cache::with_suffix(&path, ".tmp");
     let mut write = || -> io::Result<String> {
-        let mut file = Hashed { file: File::create(&temporary)?, hash: Blake2b::new().to_state() };
-        let mut buffered = BufWriter::with_capacity(1 << 20, &mut file);
+        let mut hashed = Hashed { file: File::create(&temporary)?, hash: Blake2b::new().to_state() };
+        let mut buffered = BufWriter::with_capacity(1 << 20, &mut hashed);
         match keep {
             Keep::All => setup.write(&mut buffered, told)?,
             Keep::VerifyingKey => setup.verifying_key().write(&mut buffered)?,
         }
         buffered.flush()?;
         drop(buffered);
-        file.file.sync_all()?;
-        Ok(hex_digest(&file.hash))
+        hashed.file.sync_all()?;
+        Ok(hex_digest(&hashed.hash))
     };
     let written = write().map_err(ParamsError::io("write", &temporary));
-    let kept = written.and_then(|actual| {
-        if actual != expected {
-            let expected = expected.to_owned();
-            return Err(ParamsError::Generator { path: path.to_path_buf(), expected, actual });
-        }
-        fs::rename(&temporary, path).map_err(ParamsError::io("rename", &temporary))?;
-        let file = File::open(path).map_err(ParamsError::io("open", path))?;
-        if let Ok(seen) = Seen::of(&file) {
-            let _ = Record { digest: actual, seen }.write(path);
-        }
-        crate::cache::sync_dir(path).map_err(ParamsError::io("write the folder of", path))
+    let kept = written.and_then(|actual| match file.keep(dir, &temporary, actual)? {
+        Adopted::Kept => Ok(()),
+        Adopted::Refused { actual } => Err(ParamsError::Generator { path, expected: file.expected(), actual }),
     });
     if kept.is_err() {
         let _ = fs::remove_file(&temporary);
@@ -384,7 +291,7 @@ fn generate(
     kept
 }
 
-/// Hashes what goes into the file, so that it need not be read again.
+/// Hashes what goes into a file, so that it need not be read again.
 struct Hashed {
     file: File,
     hash: State,
@@ -422,7 +329,7 @@ mod tests {
     fn a_flipped_byte_is_one_sentence_also_after_the_file_was_found_whole() {
         let (dir, path) = with_key();
         check_verifying_key(dir.path(), PROOF).unwrap();
-        assert!(Record::read(&path).is_some(), "the file is recorded as whole");
+        assert!(crate::cache::with_suffix(&path, ".checked").exists(), "the file is recorded as whole");
         let mut bytes = fs::read(&path).unwrap();
         bytes[1000] ^= 1;
         fs::write(&path, &bytes).unwrap();
@@ -480,22 +387,23 @@ mod tests {
     #[test]
     fn two_that_start_together_make_one_file() {
         let dir = tempfile::tempdir().unwrap();
-        let path = verifying_key_path(dir.path(), PROOF);
+        let file = verifying_key(PROOF);
         // Another process that generates: it holds the lock, and gives it back when we have waited.
-        let held = lock(&path, &mut || ()).unwrap();
+        let held = lock(dir.path(), &file, &mut || ()).unwrap();
         let (waits, waiting) = mpsc::channel();
         std::thread::scope(|scope| {
-            let (path, dir) = (&path, dir.path());
+            let (file, dir) = (&file, dir.path());
             scope.spawn(move || {
-                let _lock = lock(path, &mut || waits.send(()).unwrap_or_default()).unwrap();
-                generate(path, PROOF, Keep::VerifyingKey, &mut |_, _| panic!("the file is made twice")).unwrap();
+                let _lock = lock(dir, file, &mut || waits.send(()).unwrap_or_default()).unwrap();
+                let twice = &mut |_: &'static str, _: f64| panic!("the file is made twice");
+                generate(dir, file, PROOF, Keep::VerifyingKey, twice).unwrap();
             });
             waiting.recv().unwrap();
-            generate(path, PROOF, Keep::VerifyingKey, &mut |_, _| ()).unwrap();
+            generate(dir, file, PROOF, Keep::VerifyingKey, &mut |_, _| ()).unwrap();
             drop(held);
             check_verifying_key(dir, PROOF).unwrap();
         });
-        assert!(!crate::cache::with_suffix(&path, ".tmp").exists());
+        assert!(!crate::cache::with_suffix(&file.path(dir.path()), ".tmp").exists());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The loops beside the tasks: one that follows the chain, and one that polls the pipeline.
+//! The loops beside the tasks: one that follows the chain, one that takes up requests for sectors, and one that polls
+//! the pipeline.
 //!
 //! A new head first goes to the message watcher, then wakes the poller, so that the pipeline reacts to a
 //! message in the epoch in which it landed. Heads that come while the watcher works are taken together:
@@ -19,6 +20,7 @@ use tracing::{debug, warn};
 use crate::deps::Deps;
 use crate::message::watch::MessageWatcher;
 use crate::seal::poller::SealPoller;
+use crate::seal::requests;
 
 /// Shortest time between two rounds of the poller.
 const POLL_SPACING: Duration = Duration::from_millis(50);
@@ -55,7 +57,7 @@ impl Loops {
         self.status.clone()
     }
 
-    /// Waits until both loops have ended; cancel them first.
+    /// Waits until all loops have ended; cancel them first.
     pub async fn join(self) {
         for task in self.tasks {
             if let Err(error) = task.await {
@@ -73,6 +75,7 @@ pub fn start(deps: &Deps, completions: broadcast::Receiver<Completion>, cancel: 
     if on.seals() || on.sends_messages() {
         let wake = Arc::new(Notify::new());
         tasks.push(tokio::spawn(follow_chain(deps.clone(), wake.clone(), status.clone(), cancel.clone())));
+        tasks.push(tokio::spawn(requests::follow(deps.clone(), wake.clone(), cancel.clone())));
         tasks.push(tokio::spawn(poll_pipeline(deps.clone(), completions, wake, status.clone(), cancel)));
     }
     Loops { status, tasks }
@@ -103,7 +106,7 @@ async fn follow_chain(deps: Deps, wake: Arc<Notify>, status: Arc<Mutex<LoopStatu
     follower.stop().await;
 }
 
-/// Ends when cancelled. Woken by the end of a task here, by a new head, and by the clock.
+/// Ends when cancelled. Woken by the end of a task here, by a new head, by new sectors, and by the clock.
 async fn poll_pipeline(
     deps: Deps,
     mut completions: broadcast::Receiver<Completion>,

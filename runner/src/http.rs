@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::parameters::{Parameters, Standing};
+use crate::parameters::Parameters;
 
 /// How long one check of readiness may take; probes of clusters give up after a second or more.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -58,7 +58,12 @@ pub enum Phase {
     /// Waiting for the chain node; the sentence is the last error.
     WaitingForChain(String),
     /// Takes tasks, under this machine id, while the engine's state is good.
-    Running { machine_id: i64, state: watch::Receiver<EngineState> },
+    Running {
+        machine_id: i64,
+        state: watch::Receiver<EngineState>,
+        /// Whether the processor is fit for what is to run here; a sentence either way.
+        processor: Result<String, String>,
+    },
     /// Was told to stop.
     Stopping,
 }
@@ -98,6 +103,7 @@ impl Probes {
             ("chain", Check::of(chain)),
             ("engine", Check::of(self.engine())),
             ("parameters", Check::of(self.parameters())),
+            ("processor", Check::of(self.processor())),
         ]);
         Readiness { ready: checks.values().all(|check| check.ok), checks }
     }
@@ -118,7 +124,7 @@ impl Probes {
 
     fn engine(&self) -> Result<String, String> {
         match &*self.phase() {
-            Phase::Running { machine_id, state } => match *state.borrow() {
+            Phase::Running { machine_id, state, processor: _ } => match *state.borrow() {
                 EngineState::Running => Ok(format!("registered as machine {machine_id}")),
                 EngineState::DatabaseAway => Err("the last heartbeat could not be written".to_owned()),
                 EngineState::Replaced => Err("another process runs under this machine's name".to_owned()),
@@ -130,17 +136,17 @@ impl Probes {
     }
 
     fn parameters(&self) -> Result<String, String> {
-        let Some(parameters) = &self.parameters else { return Ok("not needed: no PoRep here".to_owned()) };
-        let standings = parameters.standings();
-        let unusable = standings.values().find_map(|standing| match standing {
-            Standing::Unusable(problem) => Some(problem.clone()),
-            Standing::Preparing => Some(format!("being prepared in {}", parameters.dir().display())),
-            Standing::Ready => None,
-        });
-        match unusable {
-            Some(problem) => Err(problem),
-            None if standings.is_empty() => Ok("no sector has needed any yet".to_owned()),
-            None => Ok(format!("whole in {}", parameters.dir().display())),
+        match &self.parameters {
+            Some(parameters) => parameters.readiness(),
+            None => Ok("not needed: no PoRep here".to_owned()),
+        }
+    }
+
+    fn processor(&self) -> Result<String, String> {
+        match &*self.phase() {
+            Phase::Running { machine_id: _, state: _, processor } => processor.clone(),
+            // The engine says what is missing.
+            Phase::WaitingForChain(_) | Phase::Stopping => Ok("not judged before the chain is known".to_owned()),
         }
     }
 }
@@ -163,6 +169,17 @@ pub fn router(probes: Probes, metrics: Metrics) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
         .with_state(Served { probes, metrics })
+}
+
+/// The routes of a runner that waits for its database: it lives, and is not ready for this reason.
+pub fn waiting_router(reason: watch::Receiver<String>) -> Router {
+    Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(not_ready)).with_state(reason)
+}
+
+async fn not_ready(State(reason): State<watch::Receiver<String>>) -> Response {
+    let check = Check { ok: false, message: reason.borrow().clone() };
+    let readiness = Readiness { ready: false, checks: BTreeMap::from([("database", check)]) };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(readiness)).into_response()
 }
 
 async fn ready(State(served): State<Served>) -> Response {

@@ -1,7 +1,10 @@
 //! The runner: every task kind, the sealing pipeline, storage, and the commands of the `curio` binary.
 
+pub mod attach;
 pub mod chain_follow;
 pub mod cli;
+pub mod cpu;
+pub mod database;
 pub mod deps;
 pub mod http;
 pub mod message;

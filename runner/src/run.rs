@@ -1,31 +1,39 @@
 //! One machine of the cluster: reads its configuration, connects everything, registers, works until it
 //! is told to stop, and stops in order.
 //!
-//! What is wrong with the configuration ends the start with one sentence. A chain node that is away
-//! does not: the machine serves `/readyz`, says why it is not ready, and keeps asking.
+//! What is wrong with the configuration ends the start with one sentence. A database that is away or not
+//! migrated yet does not, and neither does a chain node that is away: the machine serves `/readyz`, says
+//! why it is not ready, and keeps asking.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+mod address;
+mod front;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use curio_chain::{Client, RpcError};
 use curio_core::Resources;
 use curio_core::config::{Config, Effective};
 use curio_harmony::{Db, DbError, Engine, EngineState, MachineSpec, StartError, Timing};
 use curio_proofs::Snark;
 use serde_json::json;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use self::address::{advertised, loopback};
+use self::front::{Listener, serve, wait_for_database};
+use crate::attach::{AttachArg, AttachAtStartError, attach_all};
 use crate::cli::sentence;
+use crate::database::OpenError;
 use crate::deps::{Chance, Deps, Network};
 use crate::http::{self, Phase, Probes};
 use crate::metrics::Metrics;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Source, SourceError};
 use crate::prove::Prover;
 use crate::seal::counters::Counters;
 use crate::seal::fault_pause::FaultPause;
@@ -33,7 +41,7 @@ use crate::settings::{self, Process, SettingsError};
 use crate::storage::location::RedeclareError;
 use crate::storage::remote::RemoteState;
 use crate::storage::{Storage, StorageOptions, StorageTiming, remote};
-use crate::{chain_follow, registry};
+use crate::{chain_follow, cpu, registry};
 
 /// Pause between two questions to a chain node that does not answer; doubles up to the second.
 const CHAIN_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
@@ -44,18 +52,27 @@ const LOOPS_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
+    pub database_url: String,
     /// Host and port of the database, for finding the address that others reach this machine at.
     pub database_host: Option<(String, u16)>,
     /// Layers over `base`.
     pub layers: Vec<String>,
     /// Stable name.
     pub name: String,
+    /// What the process runs in, such as the UID of a pod; empty outside of such things.
+    pub instance: String,
+    /// When the process started, by the clock of its node.
+    pub process_started_at: DateTime<Utc>,
     pub listen: SocketAddr,
     /// Host and port that other machines use.
     pub advertise: Option<String>,
     /// Told when the machine is registered and serves.
     pub ready_file: Option<PathBuf>,
     pub capacity: Capacity,
+    /// Directories that become storage paths of this machine, if they are not yet.
+    pub attach: Vec<AttachArg>,
+    /// Where proof parameters are fetched from.
+    pub parameters_url: Option<String>,
     /// For running tasks, after the stop.
     pub grace: Duration,
     /// SNARKs from the trapdoor of the test parameters.
@@ -87,8 +104,14 @@ impl Capacity {
 pub enum RunError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error("failed to use the database")]
     Db(#[from] DbError),
+    #[error(transparent)]
+    Attach(#[from] AttachAtStartError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error("failed to listen on {address}; stop what listens there, or choose another address with --listen")]
     Listen {
         address: SocketAddr,
@@ -117,7 +140,15 @@ pub enum RunError {
 ///
 /// # Errors
 /// What is wrong with the configuration, the address, the token or the database at the start.
-pub async fn run(db: Db, options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
+    let prover = settings::prover()?;
+    let source = options.parameters_url.as_deref().map(Source::new).transpose()?;
+    let parameters = parameters_of(snark_of(&options), source);
+    let listener = Listener::bind(options.listen).await?;
+    let local = listener.local;
+    info!(machine = %options.name, "machine '{}' serves on {local}", options.name);
+    let Some(db) = wait_for_database(&listener, &options, &stop).await? else { return Ok(()) };
+
     let effective = settings::load(&db, &options.layers).await?;
     warn_about(&effective);
     let config = Arc::new(effective.config);
@@ -129,13 +160,7 @@ pub async fn run(db: Db, options: RunOptions, stop: CancellationToken) -> Result
     if secret.is_none() {
         warn!("no Apis.StorageRPCSecret is set: this machine neither serves sector files to others nor fetches theirs");
     }
-    let prover = settings::prover()?;
-    let parameters = parameters_of(snark_of(&options));
-
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .map_err(|source| RunError::Listen { address: options.listen, source })?;
-    let local = listener.local_addr().map_err(|source| RunError::Listen { address: options.listen, source })?;
+    attach_all(&db, &options.name, &options.attach).await?;
 
     let storage_options = StorageOptions { machine: options.name.clone(), secret, timing: StorageTiming::default() };
     let storage = Storage::new(db.clone(), storage_options);
@@ -152,16 +177,8 @@ pub async fn run(db: Db, options: RunOptions, stop: CancellationToken) -> Result
     let routes = http::router(probes.clone(), metrics.clone())
         .merge(remote::router(RemoteState { storage: storage.clone(), prover: prover.clone() }));
     let mut background = JoinSet::new();
-    {
-        let all_ends = all_ends.clone();
-        background.spawn(async move {
-            if let Err(error) = http::serve(listener, routes, all_ends).await {
-                error!(error = %error, "the HTTP server ended");
-            }
-        });
-        background.spawn(storage.clone().report_health(work_ends.clone()));
-    }
-    info!(machine = %options.name, "machine '{}' serves on {local}", options.name);
+    background.spawn(serve(listener.open()?, routes, all_ends.clone()));
+    background.spawn(storage.clone().look_after_paths(work_ends.clone()));
 
     let parts = Parts { db, config, chain, storage, prover, parameters, counters, metrics, probes };
     let outcome = work(parts, &options, local, &work_ends).await;
@@ -192,6 +209,7 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
     let Parts { db, config, chain, storage, prover, parameters, counters, metrics, probes } = parts;
     let Some(network) = wait_for_chain(&chain, &probes, stop).await? else { return Ok(()) };
     info!("the chain is '{}', with a block every {:?}", network.name, network.block_delay);
+    let processor = processor(&config, &network);
 
     let deps = Deps {
         db: db.clone(),
@@ -218,6 +236,8 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
         layers: options.layers.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: Vec::new(),
+        instance: options.instance.clone(),
+        process_started_at: options.process_started_at,
     };
     let resources = machine.resources;
     let engine = Engine::start(db.clone(), registry, machine, timing(&config)).await?;
@@ -230,7 +250,7 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
         tokio::spawn(parameters.keep(db, prover, move || came.notify_one(), stop.clone()))
     });
     let mut state = engine.state();
-    probes.enter(Phase::Running { machine_id, state: state.clone() });
+    probes.enter(Phase::Running { machine_id, state: state.clone(), processor });
     let mut outcome = match &options.ready_file {
         Some(file) => write_ready_file(file, &options.name, machine_id, local, &tasks),
         None => Ok(()),
@@ -279,9 +299,22 @@ fn warn_about(effective: &Effective) {
     }
 }
 
-fn parameters_of(snark: Snark) -> Parameters {
+/// Whether the processor does what is to run here; said in the log when there is something to say.
+fn processor(config: &Config, network: &Network) -> Result<String, String> {
+    if !config.subsystems.enable_seal_sdr {
+        return Ok("not asked for: no SDR here".to_owned());
+    }
+    let readiness = cpu::sdr_readiness(config, network.is_test());
+    match &readiness {
+        Ok(_) if cpu::has_sha() => {}
+        Ok(sentence) | Err(sentence) => warn!("{sentence}"),
+    }
+    readiness
+}
+
+fn parameters_of(snark: Snark, source: Option<Source>) -> Parameters {
     match snark {
-        Snark::Real => Parameters::new(curio_proofs::params::default_dir()),
+        Snark::Real => Parameters::new(curio_proofs::params::default_dir(), source),
         #[cfg(debug_assertions)]
         Snark::Simulated => Parameters::assume_ready(),
     }
@@ -339,33 +372,6 @@ async fn wait_for_chain(
     }
 }
 
-/// Host and port at which other machines reach this one.
-fn advertised(options: &RunOptions, local: SocketAddr) -> String {
-    match &options.advertise {
-        Some(address) => address.clone(),
-        None => reachable(local, address_towards(options.database_host.as_ref())).to_string(),
-    }
-}
-
-/// The listening address, with the address towards the database in place of "every address".
-fn reachable(local: SocketAddr, towards_database: Option<IpAddr>) -> SocketAddr {
-    match towards_database {
-        Some(address) if local.ip().is_unspecified() => SocketAddr::new(address, local.port()),
-        _ => local,
-    }
-}
-
-/// The address that this machine uses towards the database, which all machines reach. Sends nothing:
-/// connecting a datagram socket only chooses the route.
-fn address_towards(database: Option<&(String, u16)>) -> Option<IpAddr> {
-    let (host, port) = database?;
-    ["0.0.0.0:0", "[::]:0"].into_iter().find_map(|any| {
-        let socket = UdpSocket::bind(any).ok()?;
-        socket.connect((host.as_str(), *port)).ok()?;
-        socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_unspecified())
-    })
-}
-
 /// Writes the file whole or not at all: a reader never sees half of it.
 fn write_ready_file(
     file: &Path,
@@ -390,33 +396,12 @@ fn write_ready_file(
     std::fs::rename(&temporary, file).map_err(failed)
 }
 
-fn loopback(local: SocketAddr) -> IpAddr {
-    match local {
-        SocketAddr::V4(_) => IpAddr::from([127, 0, 0, 1]),
-        SocketAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")
-    }
-
-    #[test]
-    fn a_machine_that_listens_everywhere_gives_the_address_towards_the_database() {
-        let towards = Some(IpAddr::from([10, 0, 0, 7]));
-        assert_eq!(reachable(address("0.0.0.0:12300"), towards), address("10.0.0.7:12300"));
-        assert_eq!(reachable(address("10.1.1.1:12300"), towards), address("10.1.1.1:12300"));
-        assert_eq!(reachable(address("0.0.0.0:12300"), None), address("0.0.0.0:12300"));
-    }
-
-    #[test]
-    fn the_address_towards_a_local_database_is_the_loopback() {
-        let towards = address_towards(Some(&("127.0.0.1".to_owned(), 5432)));
-        assert_eq!(towards, Some(IpAddr::from([127, 0, 0, 1])));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use curio_core::{SealProof, SectorRef, SpId};
 use curio_harmony::testing::TestDb;
 use curio_harmony::{Db, TaskId};
+use curio_pipeline::act;
+use curio_pipeline::numbers::{self, Numbers};
+use curio_pipeline::stage::Stage;
+use curio_pipeline::status::{self, SectorState};
 use curio_runner::message::outbox;
-use curio_runner::seal::numbers::{self, Numbers};
 use curio_runner::seal::outcome::Purpose;
-use curio_runner::seal::stage::Stage;
-use curio_runner::seal::status::{self, SectorState};
 use curio_runner::seal::{pipeline, poller, queue};
 
 const SECTOR: SectorRef = SectorRef { sp: SpId(1000), number: 7 };
@@ -30,6 +31,11 @@ async fn count(db: &Db, query: &'static str) -> i64 {
 
 async fn run(db: &Db, statement: &'static str) {
     sqlx::query(statement).execute(db.pool()).await.expect("the statement runs");
+}
+
+async fn revive(db: &Db) -> u64 {
+    let revived = db.transaction("revive", |tx| Box::pin(async move { act::revive(tx).await }));
+    revived.await.expect("the database answers")
 }
 
 async fn fail(db: &Db, task: TaskId) {
@@ -89,12 +95,12 @@ async fn a_failed_sector_goes_on_when_its_task_is_retried() {
     let task = queue::create(db, SECTOR, Stage::Sdr).await.expect("the database answers").expect("the stage is ready");
     run(db, "UPDATE harmony_task SET failed_at = now()").await;
     fail(db, task).await;
-    assert_eq!(queue::revive(db).await.expect("the database answers"), 0, "nobody has retried yet");
+    assert_eq!(revive(db).await, 0, "nobody has retried yet");
     let failed = status::list(db, None).await.expect("the database answers");
     assert_eq!((failed[0].state, failed[0].failed_reason.as_deref()), (SectorState::Failed, Some("task-exhausted")));
 
     assert!(curio_harmony::tasks::retry(db, task).await.expect("the database answers"));
-    assert_eq!(queue::revive(db).await.expect("the database answers"), 1);
+    assert_eq!(revive(db).await, 1);
     let rows = poller::open_rows(db).await.expect("the database answers");
     assert_eq!(rows.len(), 1);
 }

@@ -1,8 +1,9 @@
-//! Generated files: `.sqlx`, what the database said about every checked query.
+//! Generated files: `.sqlx`, what the database said about every checked query, and what the operator says about its kinds.
 //!
 //! The sqlx macros ask a live database while they compile, and save its answers when `SQLX_OFFLINE_DIR` is set. So
 //! the answers come from one run of clippy over the workspace against a private server with the migrations applied;
-//! `cargo xtask test` lints and checks for stale files in that same run.
+//! `cargo xtask test` lints and checks for stale files in that same run. The definitions of the custom resources and their
+//! reference page are written by `curio-operator` itself; a test of that crate fails when they are stale.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,11 +15,20 @@ use anyhow::{Context, Result, bail};
 use crate::postgres::{Durability, Installation, Server};
 use crate::{cargo, places, process, say};
 
-/// Writes `.sqlx` anew.
+/// Folders that hold the definitions of the custom resources: one for people, one in the chart.
+const DEFINITIONS: [&str; 2] = ["crds", "charts/curio/files/crds"];
+const REFERENCE: &str = "docs/reference/crds.md";
+
+/// Writes all of them anew.
 ///
 /// # Errors
 /// When the workspace does not compile against the migrations.
 pub fn run() -> Result<()> {
+    queries_anew()?;
+    custom_resources()
+}
+
+fn queries_anew() -> Result<()> {
     let installation = Installation::find_or_install()?;
     let scratch = places::scratch("generate")?;
     let server = Server::start(&installation, scratch.path(), Durability::ProcessOnly)?;
@@ -29,6 +39,21 @@ pub fn run() -> Result<()> {
     let change = Change::between(&queries(&committed_dir())?, &queries(&fresh)?);
     change.apply(&committed_dir())?;
     println!("{}: {change}", say::bold(".sqlx"));
+    Ok(())
+}
+
+fn custom_resources() -> Result<()> {
+    let mut build = cargo::command("build")?;
+    build.args(["--workspace", "--bin=curio-operator"]);
+    let built = cargo::build("building the operator", &mut build)?;
+    let operator = built.iter().find(|built| built.kind == cargo::Kind::Program && built.target == "curio-operator");
+    let operator = &operator.context("cargo did not say where it put curio-operator")?.path;
+    for (command, place) in DEFINITIONS.map(|dir| ("crds", dir)).into_iter().chain([("reference", REFERENCE)]) {
+        let mut write = Command::new(operator);
+        write.arg(command).arg("--out").arg(places::repository().join(place));
+        process::run(&format!("writing {place}"), &mut write)?;
+        println!("{}: written", say::bold(place));
+    }
     Ok(())
 }
 

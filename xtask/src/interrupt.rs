@@ -4,12 +4,14 @@
 //! ends them in order: runners, chain, database.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 static RAISED: AtomicBool = AtomicBool::new(false);
+/// How many shields live.
+static SHIELDS: AtomicUsize = AtomicUsize::new(0);
 
 /// Somebody asked this program to stop. Carried as an error so that every `?` leads to the clean-up.
 #[derive(Debug)]
@@ -37,8 +39,23 @@ pub fn watch() {
     }
 }
 
+/// While one lives, the flag is not seen: cleaning up runs commands and waits for them, too, also after Ctrl-C.
+/// Every wait under a shield needs a bound of its own.
+pub struct Shield(());
+
+pub fn shield() -> Shield {
+    SHIELDS.fetch_add(1, Ordering::SeqCst);
+    Shield(())
+}
+
+impl Drop for Shield {
+    fn drop(&mut self) {
+        SHIELDS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 pub fn raised() -> bool {
-    RAISED.load(Ordering::SeqCst)
+    RAISED.load(Ordering::SeqCst) && SHIELDS.load(Ordering::SeqCst) == 0
 }
 
 /// # Errors

@@ -3,8 +3,11 @@
 
 mod bench;
 mod cargo;
+mod chart;
+mod cluster;
 mod demo;
 mod generate;
+mod images;
 mod interrupt;
 mod places;
 mod postgres;
@@ -32,6 +35,11 @@ enum Command {
     /// Measure against the numbers that the project holds itself to
     #[command(subcommand)]
     Bench(bench::Command),
+    /// A real Kubernetes with two nodes on this machine
+    #[command(subcommand)]
+    Cluster(cluster::Action),
+    /// Build the container images
+    Images(images::Options),
     /// Write the generated files anew (.sqlx)
     Generate,
 }
@@ -43,6 +51,8 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => suite::run(&options),
         Command::Bench(command) => bench::run(&command).map(|()| ExitCode::SUCCESS),
+        Command::Cluster(action) => cluster::run(&action),
+        Command::Images(options) => images::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Generate => generate::run().map(|()| ExitCode::SUCCESS),
     };
     match done {

@@ -16,7 +16,7 @@ fn from_env(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-fn user_cache() -> Result<PathBuf> {
+pub fn user_cache() -> Result<PathBuf> {
     from_env("XDG_CACHE_HOME")
         .or_else(|| from_env("HOME").map(|home| home.join(".cache")))
         .context("neither HOME nor XDG_CACHE_HOME is set, so there is no folder for caches; set HOME")

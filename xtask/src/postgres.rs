@@ -19,6 +19,8 @@ const OLDEST_MAJOR: u32 = 15;
 /// Our superuser and our database inside the private server.
 const USER: &str = "curio";
 const DATABASE: &str = "curio";
+/// Where a server listens unless somebody else has to reach it.
+const LOOPBACK: &str = "127.0.0.1";
 
 /// Programs of one PostgreSQL version.
 #[derive(Clone)]
@@ -176,6 +178,7 @@ pub struct Server {
     account: Option<Account>,
     data: PathBuf,
     log: PathBuf,
+    address: &'static str,
     port: u16,
     password: String,
     child: Option<Child>,
@@ -187,6 +190,19 @@ impl Server {
     /// # Errors
     /// When the programs cannot run or the server is not ready within a minute; its log's end is in the error.
     pub fn start(installation: &Installation, parent: &Path, durability: Durability) -> Result<Server> {
+        Server::start_at(LOOPBACK, installation, parent, durability)
+    }
+
+    /// [`Server::start`] at another address of this machine, such as the one that pods reach.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_at(
+        address: &'static str,
+        installation: &Installation,
+        parent: &Path,
+        durability: Durability,
+    ) -> Result<Server> {
         let account = Account::choose()?;
         let home = parent.join("postgres");
         fs::create_dir(&home).with_context(|| format!("failed to make {}", home.display()))?;
@@ -202,6 +218,7 @@ impl Server {
             account,
             data: home.join("data"),
             log: home.join("server.log"),
+            address,
             port: 0,
             password,
             child: None,
@@ -210,6 +227,7 @@ impl Server {
         initdb.arg("--pgdata").arg(&server.data).arg(format!("--username={USER}")).arg("--pwfile").arg(&secret);
         initdb.args(["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]);
         process::capture("initdb", &mut initdb)?;
+        server.admit()?;
         fs::remove_file(&secret).with_context(|| format!("failed to remove {}", secret.display()))?;
 
         // A free port can be taken between our look and the server's, so a few are tried.
@@ -231,7 +249,7 @@ impl Server {
 
     /// Where clients connect; the password is in it.
     pub fn url(&self) -> String {
-        format!("postgres://{USER}:{}@127.0.0.1:{}/{DATABASE}", self.password, self.port)
+        format!("postgres://{USER}:{}@{}:{}/{DATABASE}", self.password, self.address, self.port)
     }
 
     /// [`Server::url`] with our schema first on the search path, as checked queries and test databases want it.
@@ -305,7 +323,8 @@ impl Server {
 
     fn psql(&self, database: &str, what: &str) -> Result<()> {
         let mut psql = plain(self.installation.program("psql"));
-        psql.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--host=127.0.0.1"])
+        psql.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"])
+            .arg(format!("--host={}", self.address))
             .arg(format!("--port={}", self.port))
             .arg(format!("--username={USER}"))
             .arg(format!("--dbname={database}"))
@@ -314,11 +333,19 @@ impl Server {
         process::capture("psql", &mut psql).map(drop)
     }
 
+    /// Lets clients of other addresses in, by password. Who those can be, the address that we listen at decides.
+    fn admit(&self) -> Result<()> {
+        let file = self.data.join("pg_hba.conf");
+        let rules = fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
+        let rules = rules + "host all all all scram-sha-256\n";
+        fs::write(&file, rules).with_context(|| format!("failed to write {}", file.display()))
+    }
+
     fn configure(&self, durability: Durability) -> Result<()> {
         let mut text = format!(
-            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = ''\nmax_connections = 300\n\
+            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = ''\nmax_connections = 300\n\
              shared_buffers = 64MB\njit = off\nlog_checkpoints = off\n",
-            self.port
+            self.address, self.port
         );
         if durability == Durability::ProcessOnly {
             text.push_str("fsync = off\nfull_page_writes = off\n");

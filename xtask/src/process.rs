@@ -37,7 +37,7 @@ pub fn signal_group(pid: u32, signal: libc::c_int) {
     }
 }
 
-fn signal_process(pid: u32, signal: libc::c_int) {
+pub fn signal_process(pid: u32, signal: libc::c_int) {
     let Ok(pid) = libc::pid_t::try_from(pid) else { return };
     // SAFETY: kill takes plain numbers; a process that is gone is an error that does not matter here.
     unsafe {

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change lands, cheapest first, in sections with their time.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -9,9 +11,11 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::cargo::{Kind, Programs, Tally};
+use crate::cluster::{Cluster, programs};
 use crate::generate::{self, Change};
 use crate::postgres::{Durability, Installation, Server};
-use crate::{cargo, interrupt, places, process, say};
+use crate::say::Steps;
+use crate::{cargo, chart, interrupt, places, process, say};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -32,6 +36,10 @@ enum Section {
     Stories,
     /// One real Groth16 proof of a real sector
     Proof,
+    /// The chart: what it renders, what it refuses; needs Go for Helm
+    Chart,
+    /// The operator on a real Kubernetes of two nodes; needs root
+    Cluster,
 }
 
 impl Section {
@@ -42,6 +50,8 @@ impl Section {
             Section::Unit => "unit and PostgreSQL tests",
             Section::Stories => "stories: PostgreSQL, devnet, sealing",
             Section::Proof => "one real proof",
+            Section::Chart => "chart: lint, render, refuse",
+            Section::Cluster => "the operator on a real Kubernetes",
         }
     }
 }
@@ -77,6 +87,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         total.add(*tally);
     }
     println!("all sections in {}", say::seconds(started.elapsed()));
+    for reason in &world.not_run {
+        println!("{}", say::bold(&format!("NOT RUN: {reason}")));
+    }
     println!("{} passed, {} failed", total.passed, total.failed);
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -89,16 +102,19 @@ struct World<'a> {
     scratch: &'a Path,
     server: Option<Server>,
     compiled: Option<Compiled>,
+    /// Sections that this machine has no means for.
+    not_run: Vec<String>,
 }
 
 struct Compiled {
+    programs: Programs,
     /// Test files beside the crates.
     test_files: BTreeSet<String>,
 }
 
 impl<'a> World<'a> {
     fn new(scratch: &'a Path) -> World<'a> {
-        World { scratch, server: None, compiled: None }
+        World { scratch, server: None, compiled: None, not_run: Vec::new() }
     }
 
     fn check(&mut self, section: Section) -> Result<Tally> {
@@ -108,7 +124,37 @@ impl<'a> World<'a> {
             Section::Unit => self.tests(["--lib".to_owned(), "--bins".to_owned()]),
             Section::Stories => self.test_files(|name| !name.starts_with(REAL)),
             Section::Proof => self.test_files(|name| name.starts_with(REAL)),
+            Section::Chart => self.chart(),
+            Section::Cluster => self.cluster(),
         }
+    }
+
+    fn chart(&mut self) -> Result<Tally> {
+        if let Some(not_run) = self.without_means(Section::Chart, programs::check_possible())? {
+            return Ok(not_run);
+        }
+        chart::check(&programs::find_or_build(&Steps::of(1))?)
+    }
+
+    fn cluster(&mut self) -> Result<Tally> {
+        if let Some(not_run) = self.without_means(Section::Cluster, Cluster::possible())? {
+            return Ok(not_run);
+        }
+        let devnet = self.compiled()?.programs.devnet.clone();
+        cluster::check(self.scratch, &devnet)
+    }
+
+    /// What to report in place of a section that this machine has no means for: said now and once more at the end,
+    /// and a failure where CI runs, which must have them.
+    fn without_means(&mut self, section: Section, means: Result<()>) -> Result<Option<Tally>> {
+        let Err(missing) = means else { return Ok(None) };
+        if std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+            return Err(missing);
+        }
+        let reason = format!("{}: {missing:#}", section.title());
+        say::error(&format!("NOT RUN: {reason}"));
+        self.not_run.push(reason);
+        Ok(Some(Tally { ignored: 1, ..Tally::default() }))
     }
 
     fn server(&mut self) -> Result<&Server> {
@@ -127,6 +173,10 @@ impl<'a> World<'a> {
         generate::migrate(server)?;
         let mut clippy = generate::lint_against(server, &answers, &["-Dwarnings"])?;
         let mut tally = outcome(process::run("clippy", &mut clippy))?;
+        // Not among all targets, since it is no part of a plain `cargo test`.
+        let mut cluster_tests = cargo::command("clippy")?;
+        cluster_tests.args(["--workspace", "--test=cluster", "--", "-Dwarnings"]);
+        tally.add(outcome(process::run("clippy of the cluster tests", &mut cluster_tests))?);
         if tally.failed == 0 {
             let change =
                 Change::between(&generate::queries(&generate::committed_dir())?, &generate::queries(&answers)?);
@@ -154,7 +204,8 @@ impl<'a> World<'a> {
             let programs = Programs::among(&built)?;
             fetch_parameters(&programs.curio)?;
             let beside = built.into_iter().filter(|built| built.kind == Kind::Tests);
-            self.compiled = Some(Compiled { test_files: beside.map(|built| built.target).collect() });
+            let test_files = beside.map(|built| built.target).collect();
+            self.compiled = Some(Compiled { programs, test_files });
         }
         self.compiled.as_ref().context("they were made just above")
     }

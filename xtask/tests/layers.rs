@@ -7,12 +7,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our crates and those of ours that each may use.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 9] = [
     ("curio-core", &[]),
     ("curio-harmony", &["curio-core"]),
+    ("curio-pipeline", &["curio-core", "curio-harmony"]),
     ("curio-chain", &["curio-core"]),
     ("curio-proofs", &["curio-core"]),
-    ("curio-runner", &["curio-core", "curio-harmony", "curio-chain", "curio-proofs"]),
+    ("curio-runner", &["curio-core", "curio-harmony", "curio-pipeline", "curio-chain", "curio-proofs"]),
+    ("curio-operator", &["curio-core", "curio-harmony", "curio-pipeline"]),
     ("curio-devnet", &["curio-core", "curio-chain", "curio-proofs"]),
     ("curio-xtask", &[]),
 ];
@@ -21,14 +23,15 @@ const MAY_USE: [(&str, &[&str]); 7] = [
 const TESTS_MAY_USE: [(&str, &str); 1] = [("curio-runner", "curio-devnet")];
 
 /// Dependencies with one home each: (name starts with, crates that may name it).
-const HOMES: [(&str, &[&str]); 7] = [
-    ("sqlx", &["curio-harmony", "curio-runner"]),
+const HOMES: [(&str, &[&str]); 8] = [
+    ("sqlx", &["curio-harmony", "curio-pipeline", "curio-runner"]),
     ("filecoin-proofs", &["curio-proofs"]),
     ("storage-proofs", &["curio-proofs"]),
     ("bellperson", &["curio-proofs"]),
     ("fil_actor", &["curio-devnet"]),
     ("jsonwebtoken", &["curio-devnet", "curio-runner"]),
-    ("kube", &[]),
+    ("kube", &["curio-operator"]),
+    ("k8s-openapi", &["curio-operator"]),
 ];
 
 fn repository() -> PathBuf {
@@ -116,7 +119,7 @@ fn harmony_knows_no_word_of_filecoin() {
 
 #[test]
 fn main_files_only_wire() {
-    for file in ["runner/src/main.rs", "devnet/src/main.rs", "xtask/src/main.rs"] {
+    for file in ["runner/src/main.rs", "operator/src/main.rs", "devnet/src/main.rs", "xtask/src/main.rs"] {
         let text = std::fs::read_to_string(repository().join(file)).expect("the file can be read");
         let lines = text.lines().count();
         assert!(lines <= 120, "{file} has {lines} lines; move the logic into a module");

@@ -41,6 +41,8 @@ pub fn router(server: Server) -> Router {
         .route("/", any(v1))
         .route("/rpc/v1", any(v1))
         .route("/rpc/v0", any(v0))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
         .route("/health/livez", get(|| async { StatusCode::OK }))
         .route("/health/readyz", get(|| async { StatusCode::OK }))
         .merge(control::routes())
@@ -51,6 +53,14 @@ pub fn router(server: Server) -> Router {
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(server)
+}
+
+/// Whether the chain has all that it was started with; the health routes of a node say nothing of that.
+async fn ready(server: State<Server>) -> (StatusCode, &'static str) {
+    match server.node.is_ready() {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the first miner is being made\n"),
+    }
 }
 
 async fn v1(server: State<Server>, query: Query<TokenQuery>, request: Request) -> Response {

@@ -68,10 +68,50 @@ async fn the_program_serves_makes_a_miner_and_ends_on_sigterm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chain_with_a_first_miner_and_a_fixed_token_is_the_same_at_each_start() {
+    // The HTTP library asks for a TLS provider even for plain addresses; an error means that there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let (ready, token) = (dir.path().join("ready.json"), dir.path().join("token"));
+    std::fs::write(&token, "evaluation-token-1\n").unwrap();
+    let mut miners = Vec::new();
+    for _ in 0..2 {
+        let mut child = program()
+            .args(["run", "--api", "0.0.0.0:0", "--block-time", "20ms", "--create-miner", "2KiB", "--ready-file"])
+            .arg(&ready)
+            .arg("--token-file")
+            .arg(&token)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        bounded("the start", read_until(&mut child, "the first miner is f01001")).await;
+        let description: Value = serde_json::from_str(&std::fs::read_to_string(&ready).unwrap()).unwrap();
+        let url = description["url"].as_str().unwrap();
+        assert!(url.starts_with("http://127.0.0.1:"), "an address that this machine can use: {url}");
+        assert_eq!(description["token"], "evaluation-token-1");
+        miners.push(description["miner"].clone());
+
+        for path in ["healthz", "readyz"] {
+            let answer = bounded("the probe", reqwest::get(format!("{url}/{path}"))).await.unwrap();
+            assert_eq!(answer.status(), 200, "{path}");
+        }
+        let question = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "Filecoin.WalletList", "params": []});
+        let request = reqwest::Client::new().post(url).bearer_auth("evaluation-token-1").json(&question);
+        let answer: Value = bounded("a call", request.send()).await.unwrap().json().await.unwrap();
+        assert_eq!(answer["result"].as_array().map(Vec::len), Some(2), "the token may list the wallet: {answer}");
+        child.start_kill().unwrap();
+        bounded("the end", child.wait()).await.unwrap();
+    }
+    assert_eq!(miners[0], miners[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_arguments_get_one_sentence() {
     for (arguments, words) in [
         (&["run", "--block-time", "fast"][..], "is not a block time; write it like 250ms, 4s or manual"),
         (&["run", "--sector-sizes", "3KiB"], "is not a sector size"),
+        (&["run", "--token", "short"], "a token has at least 16 characters"),
+        (&["run", "--block-time", "manual", "--create-miner", "2KiB"], "needs a clock that runs"),
         (&["create-miner", "--url", "http://127.0.0.1:1", "--token", "x"], "failed to ask the chain node"),
     ] {
         let output = bounded("the refusal", program().args(arguments).output()).await.unwrap();

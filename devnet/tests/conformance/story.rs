@@ -143,6 +143,27 @@ async fn exit_code(lab: &Lab, message: &Message) -> i64 {
     lab.client.state_call(message, &TipSetKey::HEAD).await.unwrap().msg_rct.exit_code
 }
 
+/// Once the deposit doubled within seven epochs and fell to nothing after that; messages with the one told before were
+/// refused (exit code 19) and sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposit_told_at_one_epoch_covers_a_message_at_any_later_one() {
+    let lab = Lab::start().await;
+    let ask = || async {
+        let cid = sealed_cid(&[7; 32]).to_string();
+        let sector = serde_json::json!({
+            "SealProof": PROOF.number(), "SectorNumber": 1, "SealedCID": {"/": cid}, "SealRandEpoch": 1,
+            "DealIDs": [], "Expiration": 600_000, "UnsealedCid": null,
+        });
+        let told = lab.ok("StateMinerPreCommitDepositForPower", serde_json::json!(["t01000", sector, null])).await;
+        told.as_str().unwrap().parse::<u128>().unwrap()
+    };
+    let first = ask().await;
+    for _ in 0..20 {
+        lab.advance(25);
+        assert_eq!(ask().await, first, "at epoch {}", lab.devnet.head().height);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sectors_go_from_pre_commit_to_the_chain_and_fault_without_a_post() {
     let lab = Lab::start().await;

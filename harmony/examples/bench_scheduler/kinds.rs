@@ -7,6 +7,7 @@ use anyhow::Result;
 use curio_core::resources::GIB;
 use curio_core::{Failure, Resources};
 use curio_harmony::{Claim, Db, Engine, MachineSpec, Registry, Spec, Task, TaskId, TaskName, Timing};
+use sqlx::types::chrono::Utc;
 
 pub const COUNT: usize = 30;
 
@@ -86,6 +87,8 @@ pub async fn start(db: Db, name: &str, count: usize, started: &Started) -> Resul
         layers: Vec::new(),
         version: "bench".to_owned(),
         labels: Vec::new(),
+        instance: String::new(),
+        process_started_at: Utc::now(),
     };
     Ok(Engine::start(db, registry(count, started), machine, Timing::default()).await?)
 }

@@ -13,6 +13,7 @@ use curio_harmony::{
     Triggers, Tx, TxError, tasks,
 };
 use futures::future::BoxFuture;
+use sqlx::types::chrono::Utc;
 use tokio::sync::broadcast;
 
 /// Bound of every wait. Reached only when something is broken.
@@ -117,6 +118,8 @@ pub fn machine(name: &str) -> MachineSpec {
         layers: vec!["base".to_owned()],
         version: "test".to_owned(),
         labels: Vec::new(),
+        instance: String::new(),
+        process_started_at: Utc::now(),
     }
 }
 

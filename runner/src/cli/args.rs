@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use curio_core::SealProof;
 use curio_core::config::Period;
+
+use super::output::bytes;
 
 /// A number of bytes: "4GiB", "512 MiB", "1000000".
 ///
@@ -18,6 +21,17 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .unwrap_or((lower.as_str(), 0));
     let number: u64 = number.parse().map_err(|_| error())?;
     number.checked_mul(1 << shift).ok_or_else(error)
+}
+
+/// The seal proof of a sector size.
+///
+/// # Errors
+/// A sentence with the sizes that there are.
+pub fn parse_sector_size(text: &str) -> Result<SealProof, String> {
+    let size = parse_bytes(text)?;
+    SealProof::of_sector_size(size).ok_or_else(|| {
+        format!("there are no sectors of {}; sizes are 2KiB, 8MiB, 512MiB, 32GiB and 64GiB", bytes(size))
+    })
 }
 
 /// A duration in Go's form: "30s", "1h30m".
@@ -91,6 +105,12 @@ mod tests {
     #[case("99999999PiB")]
     fn what_is_no_size_is_refused(#[case] text: &str) {
         assert!(parse_bytes(text).is_err());
+    }
+
+    #[test]
+    fn a_size_without_sectors_is_refused_with_the_list() {
+        assert_eq!(parse_sector_size("2KiB"), Ok(SealProof::StackedDrg2KiBV1_1));
+        assert!(parse_sector_size("3KiB").is_err_and(|sentence| sentence.contains("32GiB")));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum CliError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
+    Open(#[from] crate::database::OpenError),
+    #[error(transparent)]
     Schema(#[from] SchemaError),
     #[error(transparent)]
     Migrate(#[from] MigrateError),
@@ -28,6 +30,10 @@ pub enum CliError {
     Attach(#[from] crate::storage::path::AttachError),
     #[error(transparent)]
     Params(#[from] curio_proofs::params::ParamsError),
+    #[error(transparent)]
+    Source(#[from] crate::parameters::SourceError),
+    #[error(transparent)]
+    Fetch(Box<crate::parameters::FetchError>),
     #[error("failed to use the database")]
     Db(#[from] DbError),
     #[error("failed to use the database")]
@@ -37,6 +43,12 @@ pub enum CliError {
     /// The sentence is all there is.
     #[error("{0}")]
     Refused(String),
+}
+
+impl From<crate::parameters::FetchError> for CliError {
+    fn from(error: crate::parameters::FetchError) -> CliError {
+        CliError::Fetch(Box::new(error))
+    }
 }
 
 impl CliError {

@@ -1,6 +1,8 @@
-//! `curio fetch-params`: proof parameters of one sector size, checked or made, before they are needed.
+//! `curio fetch-params`: proof parameters of one sector size, checked, fetched or made, before they are needed.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::Instant;
 
 use clap::Args;
 use curio_core::SealProof;
@@ -8,33 +10,33 @@ use curio_proofs::params;
 use serde_json::json;
 
 use super::CliError;
-use super::args::parse_bytes;
+use super::args::parse_sector_size;
 use super::output::{Output, bytes};
+use crate::parameters::{Meter, SOURCE_VARIABLE, Source, Step, fetch};
 
 #[derive(Debug, Args)]
 pub(super) struct FetchParamsArgs {
     /// Sector size: 2KiB, 8MiB, 512MiB, 32GiB or 64GiB.
-    #[arg(value_name = "SIZE", value_parser = parse_proof)]
+    #[arg(value_name = "SIZE", value_parser = parse_sector_size)]
     proof: SealProof,
-    /// Only the key that verifies proofs.
-    #[arg(long)]
+    /// Only the key that verifies proofs, which is made here.
+    #[arg(long, conflicts_with = "from")]
     verifying_key_only: bool,
+    /// Server that has the files; without one, those of the test size are made here.
+    #[arg(long, env = SOURCE_VARIABLE, value_name = "URL")]
+    from: Option<String>,
 }
 
-fn parse_proof(text: &str) -> Result<SealProof, String> {
-    let size = parse_bytes(text)?;
-    SealProof::of_sector_size(size).ok_or_else(|| {
-        format!("there are no sectors of {}; sizes are 2KiB, 8MiB, 512MiB, 32GiB and 64GiB", bytes(size))
-    })
-}
-
-pub(super) fn execute(output: Output, args: &FetchParamsArgs) -> Result<(), CliError> {
+pub(super) async fn execute(output: Output, args: &FetchParamsArgs) -> Result<(), CliError> {
     let dir = params::default_dir();
     let mut told = Progress::new();
-    if args.verifying_key_only {
-        params::ensure_verifying_key(&dir, args.proof)?;
-    } else {
-        params::ensure(&dir, args.proof, &mut |at| told.tell(&at.phase, at.fraction))?;
+    let source = args.from.as_deref().filter(|url| !url.trim().is_empty()).map(Source::new).transpose()?;
+    match source {
+        Some(source) => bring(&source, &dir, args.proof, &mut told).await?,
+        None if args.verifying_key_only => params::ensure_verifying_key(&dir, args.proof)?,
+        None => params::ensure(&dir, args.proof, &mut |at| {
+            told.tell(&Step::Makes { phase: at.phase, fraction: at.fraction });
+        })?,
     }
     told.end();
     let size = bytes(args.proof.sector_size());
@@ -44,48 +46,42 @@ pub(super) fn execute(output: Output, args: &FetchParamsArgs) -> Result<(), CliE
     Ok(())
 }
 
+/// Fetches until the files are there; what has arrived stays when this process is ended.
+async fn bring(source: &Source, dir: &Path, proof: SealProof, told: &mut Progress) -> Result<(), CliError> {
+    Ok(fetch(source, dir, proof, &mut |step| told.tell(&step)).await?)
+}
+
 /// Progress on stderr: one line that is written over on a terminal, else a line for each tenth.
 struct Progress {
     terminal: bool,
-    last: Option<(String, u32)>,
+    meter: Meter,
+    shown: Option<String>,
 }
 
 impl Progress {
     fn new() -> Progress {
-        Progress { terminal: std::io::stderr().is_terminal(), last: None }
+        Progress { terminal: std::io::stderr().is_terminal(), meter: Meter::new(), shown: None }
     }
 
-    fn tell(&mut self, phase: &str, fraction: f64) {
-        let percent = (fraction.clamp(0.0, 1.0) * 100.0) as u32;
-        let step = if self.terminal { percent } else { percent / 10 * 10 };
-        let now = Some((phase.to_owned(), step));
-        if self.last == now {
-            return;
-        }
-        self.last = now;
+    fn tell(&mut self, step: &Step) {
+        let now = Instant::now();
         let mut stderr = std::io::stderr().lock();
         // Progress that cannot be shown is no reason to stop.
-        let _ = if self.terminal {
-            write!(stderr, "\r\x1b[K{phase}: {percent}%").and_then(|()| stderr.flush())
-        } else {
-            writeln!(stderr, "{phase}: {step}%")
-        };
+        if self.terminal {
+            let rate = self.meter.rate(step, now);
+            if self.shown.as_deref() != Some(&step.to_string()) {
+                let rate = rate.map(|rate| format!(", {}/s", bytes(rate))).unwrap_or_default();
+                let _ = write!(stderr, "\r\x1b[Kparameters {step}{rate}").and_then(|()| stderr.flush());
+                self.shown = Some(step.to_string());
+            }
+        } else if let Some(line) = self.meter.line(step, now) {
+            let _ = writeln!(stderr, "parameters {line}");
+        }
     }
 
     fn end(&self) {
-        if self.terminal && self.last.is_some() {
+        if self.shown.is_some() {
             eprintln!();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_size_without_sectors_is_refused_with_the_list() {
-        assert_eq!(parse_proof("2KiB"), Ok(SealProof::StackedDrg2KiBV1_1));
-        assert!(parse_proof("3KiB").is_err_and(|sentence| sentence.contains("32GiB")));
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::Utc;
 use clap::Subcommand;
-use curio_harmony::machines::{self, MachineRow};
+use curio_harmony::machines::{self, MachineRow, MachineState};
 
 use super::output::{Output, Table, ago, bytes, number, text};
 use super::{APPLICATION, CliError, Database};
@@ -38,7 +38,7 @@ fn table(machines: &[MachineRow]) -> Table {
     for machine in machines {
         table.row([
             machine.name.clone(),
-            machine.state.as_str().to_owned(),
+            state_word(machine).to_owned(),
             machine.address.clone(),
             machine.cpu.to_string(),
             bytes(u64::try_from(machine.ram_bytes).unwrap_or(0)),
@@ -52,6 +52,14 @@ fn table(machines: &[MachineRow]) -> Table {
     table
 }
 
+/// The state; a machine that is up and takes nothing new is cordoned.
+fn state_word(machine: &MachineRow) -> &'static str {
+    match (machine.state, machine.cordoned_at) {
+        (MachineState::Up, Some(_)) => "cordoned",
+        (state, _) => state.as_str(),
+    }
+}
+
 /// Thousandths of a device as devices.
 fn devices(milli: i32) -> String {
     if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{:.1}", f64::from(milli) / 1000.0) }
@@ -61,7 +69,6 @@ fn devices(milli: i32) -> String {
 mod tests {
     use super::*;
     use crate::cli::output::MAX_WIDTH;
-    use curio_harmony::machines::MachineState;
 
     #[test]
     fn a_machine_with_long_names_fits() {
@@ -81,8 +88,12 @@ mod tests {
             last_contact: Utc::now(),
             contact_age_s: 0.0,
             running: 12,
-            state: MachineState::Stopped,
+            state: MachineState::Up,
+            instance: "e1a5a1f0-6a55-4f37-8a3c-0d6a3d4bde0b".to_owned(),
+            process_started_at: Some(Utc::now()),
+            cordoned_at: Some(Utc::now()),
         };
+        assert_eq!(state_word(&machine), "cordoned");
         let text = table(&[machine]).render("none");
         assert!(text.lines().all(|line| line.chars().count() <= MAX_WIDTH), "{text}");
     }

@@ -8,6 +8,7 @@ mod fetch_params;
 mod machine;
 mod migrate;
 pub mod output;
+mod params;
 mod run;
 mod seal;
 mod sector;
@@ -53,7 +54,7 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create or update the tables in the database.
-    Migrate,
+    Migrate(migrate::MigrateArgs),
     /// Run this machine: take tasks that its layers enable, until it is told to stop.
     Run(run::RunArgs),
     /// Seal new sectors.
@@ -76,6 +77,9 @@ enum Command {
     Config(config::ConfigCommand),
     /// Bring the proof parameters of a sector size into the parameter folder.
     FetchParams(fetch_params::FetchParamsArgs),
+    /// Serve proof parameters to other machines.
+    #[command(subcommand)]
+    Params(params::ParamsCommand),
     /// Make one proof: a request on stdin, the result on stdout.
     #[command(hide = true)]
     Prove,
@@ -118,7 +122,10 @@ fn refuse(error: &CliError) -> ExitCode {
 }
 
 fn start_log(cli: &Cli) {
-    let default = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
+    // Commands that stay tell what they do; others tell results on stdout.
+    // The proof library describes each circuit that it names at info.
+    let stays = matches!(cli.command, Command::Run(_) | Command::Params(_));
+    let default = if stays { "info,storage_proofs_core=warn" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let colours = std::io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
@@ -133,7 +140,7 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
     let output = Output { json };
     let place = Database { url: db };
     match command {
-        Command::Migrate => migrate::execute(&place, output).await,
+        Command::Migrate(args) => migrate::execute(&place, output, &args).await,
         Command::Run(args) => run::execute(&place, args).await,
         Command::Seal(command) => seal::execute(&place, output, command).await,
         Command::Sector(command) => sector::execute(&place, output, command).await,
@@ -141,7 +148,8 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Machine(command) => machine::execute(&place, output, command).await,
         Command::Storage(command) => storage::execute(&place, output, command).await,
         Command::Config(command) => config::execute(&place, output, command).await,
-        Command::FetchParams(args) => fetch_params::execute(output, &args),
+        Command::FetchParams(args) => fetch_params::execute(output, &args).await,
+        Command::Params(command) => params::execute(command).await,
         Command::Prove => unreachable!("handled before the runtime starts"),
         Command::Version => {
             let version = env!("CARGO_PKG_VERSION");
@@ -165,15 +173,14 @@ impl Database {
         Some((url.host_str()?.to_owned(), url.port().unwrap_or(POSTGRES_PORT)))
     }
 
-    /// Connects, whatever state the schema is in.
-    async fn connect(&self, application: &str) -> Result<Db, CliError> {
-        let url = self.url.as_deref().filter(|url| !url.is_empty()).ok_or(CliError::NoDatabase)?;
-        Ok(Db::connect(url, application).await?)
+    /// The address.
+    fn url(&self) -> Result<&str, CliError> {
+        self.url.as_deref().filter(|url| !url.is_empty()).ok_or(CliError::NoDatabase)
     }
 
     /// Connects to a database with the schema of this version.
     async fn open(&self, application: &str) -> Result<Db, CliError> {
-        let db = self.connect(application).await?;
+        let db = Db::connect(self.url()?, application).await?;
         db.check_schema().await?;
         Ok(db)
     }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::output::{Output, Table, ago, ago_or_dash, bytes, number, or_dash, properties, text, took};
 use super::{APPLICATION, CliError, Database};
-use crate::seal::status::{self, MessageStatus, RunState, SectorDetail, SectorState, SectorStatus};
 use crate::storage::{LocalPath, Location, Storage, StorageOptions, StorageTiming, path};
+use curio_pipeline::status::{self, MessageStatus, RunState, SectorDetail, SectorState, SectorStatus};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SectorCommand {

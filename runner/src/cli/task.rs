@@ -92,7 +92,7 @@ fn seconds_between(start: DateTime<Utc>, end: DateTime<Utc>) -> f64 {
 /// Attempts of all tasks that a sector has had.
 async fn history_of(db: &Db, sector: SectorRef, filter: &FilterArgs) -> Result<Vec<HistoryRow>, CliError> {
     let tasks = tasks_of(db, sector).await?;
-    if tasks.is_empty() && crate::seal::status::sector(db, sector).await?.is_none() {
+    if tasks.is_empty() && curio_pipeline::status::sector(db, sector).await?.is_none() {
         return Err(super::sector::unknown(sector));
     }
     let mut rows = Vec::new();

@@ -11,6 +11,7 @@ use curio_chain::{Address, RpcError, TokenAmount, address, message::exit_code};
 use curio_core::resources::MIB;
 use curio_core::{Classify, Failure, Resources};
 use curio_harmony::{Backoff, Claim, DbError, Spec, Task, TaskName, TxError};
+use curio_pipeline::kind;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -384,7 +385,7 @@ impl SendMessage {
 }
 
 impl Task for SendMessage {
-    const NAME: TaskName = TaskName::new("SendMessage");
+    const NAME: TaskName = kind::SEND_MESSAGE;
 
     fn spec(&self) -> Spec {
         Spec {

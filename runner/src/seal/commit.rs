@@ -13,11 +13,12 @@ use curio_chain::{RpcError, TokenAmount};
 use curio_core::resources::MIB;
 use curio_core::{Classify, Failure, Resources, SectorRef};
 use curio_harmony::{Backoff, Claim, Spec, Task, TaskName, Tx, TxError};
+use curio_pipeline::stage::Stage;
+use curio_pipeline::{kind, message};
 
 use super::outcome::Purpose;
 use super::pipeline::{self, Job, Piece, PipelineError, note_end};
 use super::precommit::{atto, less};
-use super::stage::Stage;
 use crate::deps::Deps;
 use crate::message::{outbox, payer};
 
@@ -221,7 +222,7 @@ async fn store_meta(tx: &mut Tx, meta: &Meta) -> Result<(), TxError> {
 }
 
 impl Task for CommitSubmit {
-    const NAME: TaskName = TaskName::new("CommitSubmit");
+    const NAME: TaskName = kind::COMMIT_SUBMIT;
 
     fn spec(&self) -> Spec {
         Spec {
@@ -247,7 +248,7 @@ impl Task for CommitSubmit {
         let from = payer::choose(&self.deps.chain, &self.deps.config, sector.sp, Purpose::Commit, &(&value + &max_fee))
             .await?;
         let message = Message::new(from, job.miner(), method::PROVE_COMMIT_SECTORS3, value, params);
-        let key = format!("{}/{}/{}/{}", Purpose::Commit, sector.sp, sector.number, job.commit_generation);
+        let key = message::key(Purpose::Commit.as_str(), sector, job.commit_generation);
         let request = outbox::Request { key, purpose: Purpose::Commit.as_str(), message, max_fee };
         self.store(claim, request, Self::meta(&job, pieces)?).await
     }

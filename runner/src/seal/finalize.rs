@@ -8,11 +8,12 @@ use std::time::Duration;
 use curio_core::resources::MIB;
 use curio_core::{Failure, Resources};
 use curio_harmony::{Backoff, Claim, Reserved, Spec, Task, TaskId, TaskName};
+use curio_pipeline::kind;
+use curio_pipeline::stage::Stage;
 use curio_proofs::child::Request;
 
 use super::pipeline::{self, Job, note_end};
 use super::placement::{self, limit};
-use super::stage::Stage;
 use crate::deps::Deps;
 use crate::storage::{LocalPath, Need, SectorFile, durable, location};
 
@@ -47,7 +48,7 @@ impl Finalize {
 }
 
 impl Task for Finalize {
-    const NAME: TaskName = TaskName::new("Finalize");
+    const NAME: TaskName = kind::FINALIZE;
 
     fn spec(&self) -> Spec {
         Spec {

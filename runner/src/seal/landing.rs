@@ -243,8 +243,11 @@ async fn store_commit(deps: &Deps, sector: SectorRef, sent: &Sent) -> Result<boo
         .transaction("commit landed", move |tx| {
             let Sent { send_id, signed_cid, executed, .. } = sent.clone();
             Box::pin(async move {
+                // The later one of this and the move to long-term storage ends the sector.
                 let done = sqlx::query!(
-                    "UPDATE sectors_sdr_pipeline SET after_commit_msg_success = TRUE, commit_msg_cid = $4, commit_msg_tsk = $5
+                    "UPDATE sectors_sdr_pipeline
+                     SET after_commit_msg_success = TRUE, commit_msg_cid = $4, commit_msg_tsk = $5,
+                         ended_at = CASE WHEN after_move_storage THEN now() END
                      WHERE sp_id = $1 AND sector_number = $2 AND commit_send_id = $3 AND NOT failed
                        AND after_commit_msg AND NOT after_commit_msg_success",
                     sp,
@@ -256,9 +259,14 @@ async fn store_commit(deps: &Deps, sector: SectorRef, sent: &Sent) -> Result<boo
                 .execute(&mut *tx)
                 .await?;
                 if done.rows_affected() == 1 {
-                    sqlx::query!("UPDATE sectors_meta SET msg_cid_commit = $3 WHERE sp_id = $1 AND sector_num = $2", sp, number, signed_cid)
-                        .execute(&mut *tx)
-                        .await?;
+                    sqlx::query!(
+                        "UPDATE sectors_meta SET msg_cid_commit = $3 WHERE sp_id = $1 AND sector_num = $2",
+                        sp,
+                        number,
+                        signed_cid
+                    )
+                    .execute(&mut *tx)
+                    .await?;
                 }
                 Ok(done.rows_affected() == 1)
             })

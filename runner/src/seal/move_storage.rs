@@ -8,11 +8,12 @@ use std::time::Duration;
 use curio_core::resources::MIB;
 use curio_core::{Failure, Resources};
 use curio_harmony::{Backoff, Claim, Reserved, Spec, Task, TaskId, TaskName};
+use curio_pipeline::kind;
+use curio_pipeline::stage::Stage;
 
 use super::finalize::keeps_data;
 use super::pipeline::{self, note_end};
 use super::placement::{self, limit};
-use super::stage::Stage;
 use crate::deps::Deps;
 use crate::storage::{Need, PathUse};
 
@@ -28,7 +29,7 @@ impl MoveStorage {
 }
 
 impl Task for MoveStorage {
-    const NAME: TaskName = TaskName::new("MoveStorage");
+    const NAME: TaskName = kind::MOVE_STORAGE;
 
     fn spec(&self) -> Spec {
         let max_running = limit(self.deps.config.subsystems.move_storage_max_tasks);
@@ -67,8 +68,11 @@ impl Task for MoveStorage {
         let changed = claim
             .store("MoveStorage done", move |tx| {
                 Box::pin(async move {
+                    // The later one of this and the commit ends the sector.
                     let done = sqlx::query!(
-                        "UPDATE sectors_sdr_pipeline SET after_move_storage = TRUE, task_id_move_storage = NULL
+                        "UPDATE sectors_sdr_pipeline
+                         SET after_move_storage = TRUE, task_id_move_storage = NULL,
+                             ended_at = CASE WHEN after_commit_msg_success THEN now() END
                          WHERE sp_id = $1 AND sector_number = $2 AND task_id_move_storage = $3",
                         sp,
                         number,

@@ -70,14 +70,29 @@ pub enum PieceDataError {
     Stopped { url: String },
 }
 
+impl PieceDataError {
+    /// Whether looking again cannot find anything else.
+    pub fn is_final(&self) -> bool {
+        match self {
+            PieceDataError::Url { .. } | PieceDataError::Size { .. } | PieceDataError::Commitment { .. } => true,
+            PieceDataError::Read { .. }
+            | PieceDataError::NotAFile { .. }
+            | PieceDataError::Write { .. }
+            | PieceDataError::Download { .. }
+            | PieceDataError::Status { .. }
+            | PieceDataError::Stopped { .. } => false,
+        }
+    }
+}
+
 impl Classify for PieceDataError {
     fn classify(self) -> Failure {
-        match self {
-            PieceDataError::Url { .. } | PieceDataError::Size { .. } | PieceDataError::Commitment { .. } => {
-                Failure::Permanent { reason: "piece-mismatch", cause: Box::new(self) }
-            }
-            PieceDataError::Stopped { .. } => Failure::Stopping,
-            _ => Failure::Retry(Box::new(self)),
+        if matches!(self, PieceDataError::Stopped { .. }) {
+            return Failure::Stopping;
+        }
+        match self.is_final() {
+            true => Failure::Permanent { reason: "piece-mismatch", cause: Box::new(self) },
+            false => Failure::Retry(Box::new(self)),
         }
     }
 }

@@ -10,13 +10,14 @@ use std::collections::HashMap;
 use curio_core::epoch::EpochDelta;
 use curio_core::{Epoch, Failure, SectorRef, SpId};
 use curio_harmony::{Db, DbError, TaskId};
+use curio_pipeline::act;
+use curio_pipeline::stage::{Progress, Stage, Step, Steps, TaskColumn, ready};
 use tracing::{info, warn};
 
 use super::landing;
 use super::outcome::{Answer, Purpose};
 use super::pipeline;
 use super::queue;
-use super::stage::{Progress, Stage, Step, Steps, TaskColumn, ready};
 use crate::deps::Deps;
 
 /// Reads the pipeline and moves it on.
@@ -179,7 +180,11 @@ impl SealPoller {
     /// Database or chain away; the next round tries again. What goes wrong with one sector is logged and
     /// does not hold up the others.
     pub async fn poll(&self, head: Option<Epoch>) -> Result<u64, Failure> {
-        let revived = queue::revive(&self.deps.db).await?;
+        let revived = self
+            .deps
+            .db
+            .transaction("revive retried sectors", |tx| Box::pin(async move { act::revive(tx).await }))
+            .await?;
         let rows = open_rows(&self.deps.db).await?;
         let tasks = task_states(&self.deps.db, &rows).await?;
         let seed_confidence = EpochDelta::from(self.deps.config.seal.seed_confidence);

@@ -11,11 +11,12 @@ use curio_core::epoch::EpochDelta;
 use curio_core::resources::GIB;
 use curio_core::{Classify, Epoch, Failure, Resources, SectorRef};
 use curio_harmony::{Backoff, Claim, Spec, Task, TaskId, TaskName};
+use curio_pipeline::kind;
+use curio_pipeline::stage::Stage;
 use curio_proofs::child::{Request, Response};
 
 use super::pipeline::{self, Job, note_end};
 use super::placement::limit;
-use super::stage::Stage;
 use super::ticket::seed_epoch;
 use crate::deps::Deps;
 use crate::prove::ProveError;
@@ -118,7 +119,7 @@ impl PoRep {
 }
 
 impl Task for PoRep {
-    const NAME: TaskName = TaskName::new("PoRep");
+    const NAME: TaskName = kind::POREP;
 
     fn spec(&self) -> Spec {
         let cost = if self.deps.network.is_test() {

@@ -11,11 +11,12 @@ use curio_chain::{Cid, RpcError, TokenAmount};
 use curio_core::resources::MIB;
 use curio_core::{Classify, Epoch, Failure, Resources, SectorRef};
 use curio_harmony::{Backoff, Claim, Spec, Task, TaskName};
+use curio_pipeline::stage::Stage;
+use curio_pipeline::{kind, message};
 use tracing::warn;
 
 use super::outcome::{Outcome, Purpose, bounded};
 use super::pipeline::{self, Job, note_end};
-use super::stage::Stage;
 use super::ticket::{PRECOMMIT_NEEDS_EPOCHS, Ticket, epochs_left, expiration};
 use crate::deps::Deps;
 use crate::message::{outbox, payer};
@@ -188,7 +189,7 @@ pub(super) fn less(amount: &TokenAmount, other: &TokenAmount) -> TokenAmount {
 }
 
 impl Task for PreCommitSubmit {
-    const NAME: TaskName = TaskName::new("PreCommitSubmit");
+    const NAME: TaskName = kind::PRECOMMIT_SUBMIT;
 
     fn spec(&self) -> Spec {
         Spec {
@@ -225,7 +226,7 @@ impl Task for PreCommitSubmit {
                 .await?;
         let message =
             Message::new(from, job.miner(), method::PRE_COMMIT_SECTOR_BATCH2, value, Self::params(&job, &promise));
-        let key = format!("{}/{}/{}/{}", Purpose::PreCommit, sector.sp, sector.number, job.precommit_generation);
+        let key = message::key(Purpose::PreCommit.as_str(), sector, job.precommit_generation);
         self.store(claim, &job, outbox::Request { key, purpose: Purpose::PreCommit.as_str(), message, max_fee }).await
     }
 }

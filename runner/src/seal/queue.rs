@@ -3,8 +3,7 @@
 
 use curio_core::SectorRef;
 use curio_harmony::{Db, TaskId, Tx, TxError, tasks};
-
-use super::stage::Stage;
+use curio_pipeline::stage::Stage;
 
 /// Creates the task of a stage, in one transaction with the mark on the sector. None when another poller
 /// was faster, or the sector moved on.
@@ -131,26 +130,4 @@ pub async fn forget_vanished(db: &Db, sector: SectorRef, task: TaskId) -> Result
         })
         .await?;
     Ok(changed == 1)
-}
-
-/// Lets sectors go on that failed with a task which is not failed any more, because somebody retried or
-/// removed it. Returns how many.
-///
-/// # Errors
-/// Database trouble.
-pub async fn revive(db: &Db) -> Result<u64, TxError> {
-    db.transaction("revive retried sectors", |tx| {
-        Box::pin(async move {
-            let done = sqlx::query!(
-                "UPDATE sectors_sdr_pipeline p
-                 SET failed = FALSE, failed_at = NULL, failed_reason = '', failed_reason_msg = '', failed_task_id = NULL
-                 WHERE p.failed AND p.failed_task_id IS NOT NULL
-                   AND NOT EXISTS (SELECT 1 FROM harmony_task h WHERE h.id = p.failed_task_id AND h.failed_at IS NOT NULL)"
-            )
-            .execute(&mut *tx)
-            .await?;
-            Ok(done.rows_affected())
-        })
-    })
-    .await
 }

@@ -11,14 +11,16 @@ use curio_chain::types::TipSet;
 use curio_core::resources::GIB;
 use curio_core::{Classify, Failure, Resources, SectorRef};
 use curio_harmony::{Backoff, Claim, Reserved, Spec, Task, TaskId, TaskName, TxError};
+use curio_pipeline::kind;
+use curio_pipeline::stage::Stage;
 use curio_proofs::child::Request;
 use curio_proofs::{Commitment, PieceSpec, comm_d, zero_comm_d};
 use tracing::{info, warn};
 
 use super::pipeline::{self, Job, note_end};
 use super::placement::{self, limit};
-use super::stage::Stage;
 use super::ticket::{SDR_NEEDS_EPOCHS, Ticket, epochs_left, ticket_epoch};
+use crate::cpu;
 use crate::deps::Deps;
 use crate::storage::{LocalPath, Need, PathUse, SectorFile, location};
 
@@ -158,7 +160,7 @@ pub(super) fn data_commitment(job: &Job, specs: &[PieceSpec]) -> Result<Commitme
 }
 
 impl Task for Sdr {
-    const NAME: TaskName = TaskName::new("SDR");
+    const NAME: TaskName = kind::SDR;
 
     fn spec(&self) -> Spec {
         let cost = if self.deps.network.is_test() {
@@ -169,7 +171,9 @@ impl Task for Sdr {
         Spec {
             cost,
             max_running: limit(self.deps.config.subsystems.seal_sdr_max_tasks),
-            max_failures: Some(2),
+            // The next attempt goes on after the last finished layer, so a runner that is killed costs minutes and
+            // not hours, and each time counts as a failure: two would give a sector up after two restarts of a node.
+            max_failures: Some(5),
             backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)),
             order: Stage::Sdr.order(),
             filtered: true,
@@ -178,7 +182,11 @@ impl Task for Sdr {
     }
 
     async fn can_accept(&self, offered: &[TaskId]) -> Result<Vec<TaskId>, Failure> {
-        placement::with_path(&self.deps, PathUse::Seal, offered).await
+        let proofs = pipeline::proofs_of(&self.deps.db, offered).await?;
+        // Without SHA instructions a large sector takes days. A task that no sector knows is accepted, so that it ends.
+        let fit = |task: &&TaskId| proofs.get(task).is_none_or(|proof| cpu::takes_sdr_of(&self.deps.config, *proof));
+        let fit: Vec<TaskId> = offered.iter().filter(fit).copied().collect();
+        placement::with_path(&self.deps, PathUse::Seal, &fit).await
     }
 
     async fn reserve(&self, task: TaskId) -> Result<Reserved, Failure> {

@@ -1,19 +1,20 @@
-//! `curio seal start`: gives out sector numbers and puts the sectors, with the pieces of the first one,
-//! into the pipeline. Everything is checked before the one transaction that writes.
+//! Starting sectors, for `curio seal start` and for requests: gives out sector numbers and puts the sectors, with the
+//! pieces of the first one, into the pipeline. Everything is checked before the one transaction that writes.
 
 use std::path::{Path, PathBuf};
 
 use curio_chain::message::unsealed_cid;
 use curio_chain::types::TipSetKey;
 use curio_chain::{Cid, Client, RpcError, address};
-use curio_core::{SealProof, SectorRef, SpId};
+use curio_core::{Classify, Failure, SealProof, SpId};
 use curio_harmony::{Db, TxError};
+use curio_pipeline::insert::{NewPiece, NewSectors, insert};
+use curio_pipeline::numbers::Numbers;
 use curio_proofs::{PieceError, layout};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::numbers::{self, Numbers};
 use super::piece_data::{self, Fetched, PieceDataError};
 use crate::prove::{ProveError, Prover};
 
@@ -48,18 +49,7 @@ pub struct Started {
     pub miner: String,
     pub number: u64,
     pub is_cc: bool,
-    pub pieces: Vec<StartedPiece>,
-}
-
-/// A piece as it was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StartedPiece {
-    pub piece_cid: String,
-    pub padded_size: u64,
-    pub raw_size: u64,
-    pub data_url: String,
-    #[serde(skip)]
-    keep: bool,
+    pub pieces: Vec<NewPiece>,
 }
 
 /// Most sectors of one call.
@@ -88,6 +78,8 @@ pub enum StartError {
     Chain { actor: String, source: RpcError },
     #[error("piece '{data}': {source}{}", cause(source))]
     Data { data: String, source: PieceDataError },
+    #[error("'{text}' is no piece CID; write it as baga6ea4seaq..., or leave it out")]
+    NotACid { text: String },
     #[error("piece '{data}' is empty; give a file with data")]
     Empty { data: String },
     #[error("failed to hash piece '{data}': {source}")]
@@ -106,6 +98,34 @@ fn cause(error: &PieceDataError) -> String {
     std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default()
 }
 
+impl Classify for StartError {
+    fn classify(self) -> Failure {
+        match self {
+            StartError::Count(_)
+            | StartError::Address(_)
+            | StartError::UnknownActor { .. }
+            | StartError::NotAMiner { .. }
+            | StartError::SectorSize { .. }
+            | StartError::ProofType { .. }
+            | StartError::NotACid { .. }
+            | StartError::Empty { .. }
+            | StartError::PieceCid { .. }
+            | StartError::TooLong { .. } => Failure::Permanent { reason: "refused", cause: Box::new(self) },
+            // The source decides, and the sentence stays this one.
+            StartError::Data { data, source } => {
+                let kept = |source| Box::new(StartError::Data { data, source });
+                match source.is_final() {
+                    true => Failure::Permanent { reason: "refused", cause: kept(source) },
+                    false => Failure::Retry(kept(source)),
+                }
+            }
+            StartError::Hash { .. } | StartError::Folder(_) => Failure::Retry(Box::new(self)),
+            StartError::Chain { .. } => Failure::Unavailable(Box::new(self)),
+            StartError::Db(error) => error.classify(),
+        }
+    }
+}
+
 /// Starts sealing. Returns the sectors in the order of their numbers; the first has the pieces.
 ///
 /// # Errors
@@ -117,6 +137,30 @@ pub async fn start(
     http: &reqwest::Client,
     request: StartRequest,
 ) -> Result<Vec<Started>, StartError> {
+    let new = prepare(chain, prover, http, request).await?;
+    let pieces = new.pieces.clone();
+    let written = db.transaction("seal start", move |tx| {
+        let new = new.clone();
+        Box::pin(async move { insert(tx, &new).await })
+    });
+    let sectors = written.await.map_err(StartError::Db)?;
+    let started = sectors.into_iter().enumerate().map(|(index, sector)| {
+        let pieces = if index == 0 { pieces.clone() } else { Vec::new() };
+        Started { miner: sector.sp.to_string(), number: sector.number, is_cc: pieces.is_empty(), pieces }
+    });
+    Ok(started.collect())
+}
+
+/// Checks everything, and gives what is to be written: the miner as the chain knows it, the pieces as they are.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn prepare(
+    chain: &Client,
+    prover: &Prover,
+    http: &reqwest::Client,
+    request: StartRequest,
+) -> Result<NewSectors, StartError> {
     let StartRequest { actor, count, pieces } = request;
     if count == 0 || count > MAX_COUNT {
         return Err(StartError::Count(count));
@@ -124,14 +168,9 @@ pub async fn start(
     let (sp, proof) = miner(chain, &actor).await?;
     let pieces = take_pieces(prover, http, &actor, proof, &pieces).await?;
     let taken = chain.state_miner_allocated(&address::id_address(sp), &TipSetKey::HEAD).await;
-    let taken = taken.map_err(|source| StartError::Chain { actor: actor.clone(), source })?;
+    let taken = taken.map_err(|source| StartError::Chain { actor, source })?;
     let on_chain = Numbers::from_ranges(taken.ranges().map(|range| (range.start, range.end)));
-    let sectors = write(db, sp, proof, &on_chain, count, &pieces).await.map_err(StartError::Db)?;
-    let started = sectors.into_iter().enumerate().map(|(index, sector)| {
-        let pieces = if index == 0 { pieces.clone() } else { Vec::new() };
-        Started { miner: sector.sp.to_string(), number: sector.number, is_cc: pieces.is_empty(), pieces }
-    });
-    Ok(started.collect())
+    Ok(NewSectors { sp, proof, on_chain, count, pieces, request_uid: None })
 }
 
 /// The miner actor's id and the seal proof of its sectors.
@@ -171,7 +210,7 @@ async fn take_pieces(
     actor: &str,
     proof: SealProof,
     pieces: &[StartPiece],
-) -> Result<Vec<StartedPiece>, StartError> {
+) -> Result<Vec<NewPiece>, StartError> {
     if pieces.is_empty() {
         return Ok(Vec::new());
     }
@@ -193,7 +232,7 @@ async fn take_piece(
     proof: SealProof,
     piece: &StartPiece,
     target: &Path,
-) -> Result<StartedPiece, StartError> {
+) -> Result<NewPiece, StartError> {
     let data = piece.data.clone();
     let data_url = url_of(&piece.data).map_err(|source| StartError::Data { data: data.clone(), source })?;
     // Never cancelled: Ctrl-C ends the whole command.
@@ -216,7 +255,7 @@ async fn take_piece(
     if let Some(expected) = piece.piece_cid.filter(|expected| *expected != actual) {
         return Err(StartError::PieceCid { data, expected: Box::new(expected), actual: Box::new(actual) });
     }
-    Ok(StartedPiece {
+    Ok(NewPiece {
         piece_cid: actual.to_string(),
         padded_size: commitment.padded_size,
         raw_size: commitment.raw_size,
@@ -252,51 +291,6 @@ impl Drop for DownloadFolder {
         // Downloads remove themselves; a folder that stays is empty.
         let _ = std::fs::remove_dir(&self.0);
     }
-}
-
-async fn write(
-    db: &Db,
-    sp: SpId,
-    proof: SealProof,
-    on_chain: &Numbers,
-    count: u64,
-    pieces: &[StartedPiece],
-) -> Result<Vec<SectorRef>, TxError> {
-    let (on_chain, pieces) = (on_chain.clone(), pieces.to_vec());
-    db.transaction("seal start", move |tx| {
-        let (on_chain, pieces) = (on_chain.clone(), pieces.clone());
-        Box::pin(async move {
-            let sectors = numbers::allocate(tx, sp, &on_chain, count).await?;
-            let sector_numbers: Vec<i64> = sectors.iter().map(|sector| sector.number as i64).collect();
-            sqlx::query!(
-                "INSERT INTO sectors_sdr_pipeline (sp_id, sector_number, reg_seal_proof) SELECT $1, number, $3 FROM unnest($2::bigint[]) AS number",
-                sp.0 as i64,
-                &sector_numbers,
-                proof as i32
-            )
-            .execute(&mut *tx)
-            .await?;
-            for (index, piece) in pieces.iter().enumerate() {
-                sqlx::query!(
-                    "INSERT INTO sectors_sdr_initial_pieces
-                         (sp_id, sector_number, piece_index, piece_cid, piece_size, data_url, data_raw_size, data_delete_on_finalize)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-                    sp.0 as i64,
-                    sector_numbers[0],
-                    index as i64,
-                    piece.piece_cid,
-                    piece.padded_size as i64,
-                    piece.data_url,
-                    piece.raw_size as i64,
-                    !piece.keep
-                )
-                .execute(&mut *tx)
-                .await?;
-            }
-            Ok(sectors)
-        })
-    })
-    .await
 }
 
 #[cfg(test)]

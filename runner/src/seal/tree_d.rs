@@ -8,6 +8,8 @@ use curio_chain::message::unsealed_cid;
 use curio_core::resources::GIB;
 use curio_core::{Failure, Resources};
 use curio_harmony::{Backoff, Claim, Reserved, Spec, Task, TaskId, TaskName};
+use curio_pipeline::kind;
+use curio_pipeline::stage::Stage;
 use curio_proofs::PieceFile;
 use curio_proofs::child::Request;
 
@@ -15,7 +17,6 @@ use super::piece_data::{self, Fetched};
 use super::pipeline::{self, Job, note_end};
 use super::placement::{self, limit};
 use super::sdr::data_commitment;
-use super::stage::Stage;
 use crate::deps::Deps;
 use crate::storage::{LocalPath, Need, SectorFile, location};
 
@@ -44,7 +45,7 @@ impl TreeD {
 }
 
 impl Task for TreeD {
-    const NAME: TaskName = TaskName::new("TreeD");
+    const NAME: TaskName = kind::TREE_D;
 
     fn spec(&self) -> Spec {
         Spec {

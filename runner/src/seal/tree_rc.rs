@@ -9,13 +9,14 @@ use curio_chain::message::sealed_cid;
 use curio_core::resources::{GIB, MIB};
 use curio_core::{Failure, Resources};
 use curio_harmony::{Backoff, Claim, DbError, Reserved, Spec, Task, TaskId, TaskName};
+use curio_pipeline::kind;
+use curio_pipeline::stage::Stage;
 use curio_proofs::Commitment;
 use curio_proofs::child::{Request, Response};
 use tracing::warn;
 
 use super::pipeline::{self, Job, note_end};
 use super::placement::{self, limit};
-use super::stage::Stage;
 use crate::deps::Deps;
 use crate::prove::ProveError;
 use crate::storage::{Need, SectorFile, location};
@@ -88,7 +89,7 @@ fn is_failed_check(error: &ProveError) -> bool {
 }
 
 impl Task for TreeRc {
-    const NAME: TaskName = TaskName::new("TreeRC");
+    const NAME: TaskName = kind::TREE_RC;
 
     fn spec(&self) -> Spec {
         let cost = if self.deps.network.is_test() {

@@ -174,8 +174,9 @@ pub struct PathHealth {
 }
 
 impl Storage {
-    /// Reports on this machine's paths at every interval, those attached meanwhile included, until cancelled.
-    pub async fn report_health(self, cancel: CancellationToken) {
+    /// Looks after this machine's paths at every interval, those attached meanwhile included, until cancelled: reports
+    /// on them, and removes what is left there of removed sectors.
+    pub async fn look_after_paths(self, cancel: CancellationToken) {
         let mut interval = tokio::time::interval(self.timing().health_interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last: Vec<PathHealth> = Vec::new();
@@ -186,6 +187,9 @@ impl Storage {
                     last = now;
                 }
                 Err(error) => warn!(error = %error, "failed to report on the storage paths"),
+            }
+            if let Err(error) = self.remove_abandoned().await {
+                warn!(error = %error, "failed to look for files of removed sectors");
             }
         }
     }

@@ -14,6 +14,7 @@ pub mod location;
 pub mod moving;
 pub mod path;
 pub mod remote;
+pub mod removal;
 pub mod reserve;
 pub mod room;
 pub mod sector_file;

@@ -238,7 +238,12 @@ impl Storage {
         Ok(removed)
     }
 
-    async fn remove_local(&self, path: &LocalPath, sector: SectorRef, file: SectorFile) -> Result<(), MoveError> {
+    pub(super) async fn remove_local(
+        &self,
+        path: &LocalPath,
+        sector: SectorRef,
+        file: SectorFile,
+    ) -> Result<(), MoveError> {
         // A volume that is not mounted would look as if the file were gone.
         self.look(path, |path| health::figures(path, 0, &[], None))
             .await

@@ -164,7 +164,8 @@ const NO_ROOM_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Storage {
     /// Promises room on the best path of this machine, or on the one where the sector's files lie.
-    /// A task that reserves again moves its promise.
+    /// A task that reserves again on this machine moves its promise; machines that want the same task each hold
+    /// their own until the claim has decided.
     ///
     /// # Errors
     /// [`ReserveError::NoRoom`] (retryable) says what each path has; [`ReserveError::NoPath`] (permanent) when this
@@ -288,12 +289,20 @@ impl Storage {
                     if present != counted {
                         return Ok(false);
                     }
-                    // One promise to a task: what an earlier attempt held, here or elsewhere, goes.
+                    // One promise to a task on a machine: what an earlier attempt held here goes, and what a machine
+                    // held that is gone. One of a live machine stays: it may be about to win the claim, and would
+                    // find its room taken away.
                     sqlx::query!(
-                        "DELETE FROM storage_reservations
-                         WHERE task_id = $1 OR (storage_id = $2 AND expires_at <= now())",
+                        "DELETE FROM storage_reservations r
+                         WHERE (r.storage_id = $2 AND r.expires_at <= now())
+                            OR (r.task_id = $1
+                                AND (r.machine_name = $3
+                                     OR EXISTS (SELECT FROM harmony_task_machines m
+                                                WHERE m.name = r.machine_name
+                                                  AND (m.evicted_at IS NOT NULL OR m.stopped_at IS NOT NULL))))",
                         task.0,
-                        storage_id
+                        storage_id,
+                        machine
                     )
                     .execute(&mut *tx)
                     .await?;

@@ -1,6 +1,9 @@
 //! A whole cluster for one story: a chain in this process, a database, and runners as processes of the
 //! binary under test, which can be killed and started again by the same command.
 
+// Each test file uses a part.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -171,7 +174,7 @@ impl World {
     /// Waits until every sector is proven; ends at once when one fails.
     pub async fn until_proven(&self, count: usize) {
         until("all sectors are proven", || async {
-            let sectors = curio_runner::seal::status::list(&self.db, Some(self.sp)).await.ok()?;
+            let sectors = curio_pipeline::status::list(&self.db, Some(self.sp)).await.ok()?;
             for sector in &sectors {
                 let problem = (&sector.failed_reason, &sector.failed_message);
                 assert!(sector.failed_at.is_none(), "sector {} failed: {problem:?}", sector.number);
@@ -219,7 +222,7 @@ impl World {
         use curio_chain::message::method;
         assert_eq!(self.messages_on_chain(method::PRE_COMMIT_SECTOR_BATCH2).await, count, "pre-commits on chain");
         assert_eq!(self.messages_on_chain(method::PROVE_COMMIT_SECTORS3).await, count, "commits on chain");
-        let sectors = curio_runner::seal::status::list(&self.db, Some(self.sp)).await.expect("the database answers");
+        let sectors = curio_pipeline::status::list(&self.db, Some(self.sp)).await.expect("the database answers");
         assert_eq!(sectors.len(), count);
         for sector in sectors {
             let miner = address::id_address(self.sp);

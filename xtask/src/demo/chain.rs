@@ -1,8 +1,12 @@
 //! The chain by plain HTTP, as anybody's script would ask it: no code of ours is between the question and the answer.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use ipld_core::ipld::Ipld;
 use serde_json::{Value, json};
 
 /// Method numbers of the miner actor.
@@ -49,9 +53,11 @@ impl Chain {
     }
 }
 
-/// Messages to one storage provider that are on the chain, counted tipset by tipset.
+/// Messages about some sectors of one storage provider that are on the chain, counted tipset by tipset. Messages about
+/// its other sectors are somebody else's: a person may seal more while the demo works.
 pub struct MessageCount {
     miner: String,
+    sectors: BTreeSet<u64>,
     /// Tipsets above this epoch have not been looked at.
     seen_epoch: i64,
     pub precommit: u64,
@@ -59,14 +65,16 @@ pub struct MessageCount {
 }
 
 impl MessageCount {
-    pub fn new(miner: &str) -> MessageCount {
-        MessageCount { miner: miner.to_owned(), seen_epoch: -1, precommit: 0, commit: 0 }
+    pub fn new(miner: &str, sectors: impl IntoIterator<Item = u64>) -> MessageCount {
+        let sectors = sectors.into_iter().collect();
+        MessageCount { miner: miner.to_owned(), sectors, seen_epoch: -1, precommit: 0, commit: 0 }
     }
 
     /// Looks at every tipset between the last look and the head.
     ///
     /// # Errors
-    /// When the chain does not answer; nothing is counted then, and the next look starts where this one did.
+    /// When the chain does not answer or sends something else; nothing is counted then, and the next look starts where
+    /// this one did.
     pub fn follow(&mut self, chain: &Chain) -> Result<()> {
         let (mut precommit, mut commit) = (0, 0);
         let mut tipset = chain.call("ChainHead", json!([]))?;
@@ -76,14 +84,10 @@ impl MessageCount {
             // The messages of the parents: those that were executed, once each.
             let messages = chain.call("ChainGetParentMessages", json!([block]))?;
             for entry in messages.as_array().into_iter().flatten() {
-                let message = &entry["Message"];
-                if !same_actor(message["To"].as_str().unwrap_or_default(), &self.miner) {
-                    continue;
-                }
-                match message["Method"].as_u64() {
-                    Some(PRE_COMMIT_SECTOR_BATCH_2) => precommit += 1,
-                    Some(PROVE_COMMIT_SECTORS_3) => commit += 1,
-                    _ => {}
+                match self.step_of(&entry["Message"])? {
+                    Some(Step::PreCommit) => precommit += 1,
+                    Some(Step::Commit) => commit += 1,
+                    None => {}
                 }
             }
             tipset = chain.call("ChainGetTipSet", json!([tipset["Blocks"][0]["Parents"]]))?;
@@ -93,6 +97,40 @@ impl MessageCount {
         self.commit += commit;
         Ok(())
     }
+
+    /// What a message does to one of our sectors; nothing when it is about something else.
+    fn step_of(&self, message: &Value) -> Result<Option<Step>> {
+        if !same_actor(message["To"].as_str().unwrap_or_default(), &self.miner) {
+            return Ok(None);
+        }
+        // Both carry a list of sectors first; in a pre-commit a sector starts with its kind of proof, then its number.
+        let (step, place) = match message["Method"].as_u64() {
+            Some(PRE_COMMIT_SECTOR_BATCH_2) => (Step::PreCommit, 1),
+            Some(PROVE_COMMIT_SECTORS_3) => (Step::Commit, 0),
+            Some(_) | None => return Ok(None),
+        };
+        let about = sector_numbers(message, place)
+            .with_context(|| format!("the chain sent a {step:?} message with parameters of another shape"))?;
+        Ok((!about.is_disjoint(&self.sectors)).then_some(step))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    PreCommit,
+    Commit,
+}
+
+/// Numbers of the sectors that a message lists; each is at one place of its entry.
+fn sector_numbers(message: &Value, place: usize) -> Option<BTreeSet<u64>> {
+    let bytes = BASE64_STANDARD.decode(message["Params"].as_str()?).ok()?;
+    let params: Ipld = serde_ipld_dagcbor::from_slice(&bytes).ok()?;
+    let Some(Ipld::List(sectors)) = params.take(0).ok()? else { return None };
+    let number = |sector: Ipld| match sector.take(place) {
+        Ok(Some(Ipld::Integer(number))) => u64::try_from(number).ok(),
+        Ok(_) | Err(_) => None,
+    };
+    sectors.into_iter().map(number).collect()
 }
 
 fn height(tipset: &Value) -> Result<i64> {
@@ -107,6 +145,50 @@ fn same_actor(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A message as a node tells it, with parameters in CBOR.
+    fn message(method: u64, params: &Ipld) -> Value {
+        let bytes = serde_ipld_dagcbor::to_vec(params).expect("a value encodes");
+        json!({"To": "t01000", "Method": method, "Params": BASE64_STANDARD.encode(bytes)})
+    }
+
+    fn list(items: impl IntoIterator<Item = Ipld>) -> Ipld {
+        Ipld::List(items.into_iter().collect())
+    }
+
+    fn pre_commit(sectors: &[i128]) -> Value {
+        let entry = |number| list([Ipld::Integer(5), Ipld::Integer(number), Ipld::Bytes(vec![1]), Ipld::Null]);
+        message(PRE_COMMIT_SECTOR_BATCH_2, &list([list(sectors.iter().copied().map(entry))]))
+    }
+
+    fn commit(sectors: &[i128]) -> Value {
+        let entry = |number| list([Ipld::Integer(number), list([])]);
+        message(PROVE_COMMIT_SECTORS_3, &list([list(sectors.iter().copied().map(entry)), list([])]))
+    }
+
+    /// Once a sector that a person queued while the demo worked made the demo end with an error.
+    #[test]
+    fn only_messages_about_sectors_of_the_demo_count() {
+        let ours = MessageCount::new("f01000", [0, 3]);
+        for (message, step) in [
+            (pre_commit(&[3]), Some(Step::PreCommit)),
+            (commit(&[0]), Some(Step::Commit)),
+            (commit(&[7, 3]), Some(Step::Commit)),
+            (pre_commit(&[5]), None),
+            (commit(&[7, 8]), None),
+            (message(5, &Ipld::Null), None),
+        ] {
+            assert_eq!(ours.step_of(&message).expect("the message is read"), step, "{message}");
+        }
+        let theirs = MessageCount::new("f01001", [0, 3]);
+        assert_eq!(theirs.step_of(&commit(&[0])).expect("the message is read"), None, "another storage provider");
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_is_no_message_of_somebody_else() {
+        let error = MessageCount::new("f01000", [0]).step_of(&message(PROVE_COMMIT_SECTORS_3, &Ipld::Null));
+        assert!(error.is_err_and(|error| error.to_string().contains("another shape")));
+    }
 
     #[test]
     fn an_actor_is_the_same_under_both_network_prefixes() {

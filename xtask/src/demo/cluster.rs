@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::chain::Chain;
 use super::curio::Curio;
+use super::local::{SEALING, SNARK};
 use super::memory::Meter;
-use super::{SEALING, SNARK};
 use crate::cargo::Programs;
 use crate::postgres::{self, Durability, Installation, Server};
 use crate::{interrupt, places, process};

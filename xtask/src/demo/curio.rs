@@ -50,6 +50,9 @@ pub struct Run {
     #[serde(default, deserialize_with = "null_is_default")]
     pub seconds: f64,
     pub error: Option<String>,
+    /// Where the machine is, in a cluster of several; `curio` does not know it.
+    #[serde(skip)]
+    pub node: Option<String>,
 }
 
 /// A file of a sector.

@@ -24,12 +24,22 @@ pub struct Meter {
 impl Meter {
     /// Watches the processes marked `NAME=value` and the children of the process whose pid is in `postmaster`.
     pub fn start(name: &'static str, value: String, postmaster: PathBuf) -> Meter {
+        Meter::watch(name, value, Some(postmaster))
+    }
+
+    /// Watches the processes marked `NAME=value`, and nothing else.
+    pub fn of_environment(name: &'static str, value: String) -> Meter {
+        Meter::watch(name, value, None)
+    }
+
+    fn watch(name: &'static str, value: String, postmaster: Option<PathBuf>) -> Meter {
         let peak_bytes = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let (peak, stopped) = (Arc::clone(&peak_bytes), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                let database = fs::read_to_string(&postmaster).ok().and_then(|text| text.lines().next()?.parse().ok());
+                let text = postmaster.as_ref().and_then(|file| fs::read_to_string(file).ok());
+                let database = text.and_then(|text| text.lines().next()?.parse().ok());
                 peak.fetch_max(sum(&process::marked(name, &value), database), Ordering::Relaxed);
                 std::thread::sleep(BETWEEN_LOOKS);
             }

@@ -1,36 +1,32 @@
-//! `cargo xtask demo`: from nothing to sectors that a chain has accepted, on this machine, with real proofs.
+//! `cargo xtask demo`: from nothing to sectors that a chain has accepted, with real proofs.
 //!
-//! Starts a private PostgreSQL, the embedded chain and two runners, seals sectors through the same commands that a
-//! person uses, and then asks the chain and the files whether it is true. Leaves nothing behind.
+//! On this machine alone ([`local`]) or on a Kubernetes cluster that it makes ([`on_cluster`]). Either way the sectors are
+//! sealed by the commands and objects that a person uses, then the chain is asked whether it is true, and nothing is
+//! left behind.
 
 mod chain;
 mod cluster;
 mod curio;
-
+mod local;
 mod memory;
+mod on_cluster;
 mod piece;
 mod preflight;
 mod summary;
 mod watch;
 
-use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use self::chain::MessageCount;
-use self::cluster::Cluster;
-use self::curio::Sector;
-use self::piece::Piece;
-use self::summary::{Summary, count};
-use self::watch::Watch;
-use crate::say::Steps;
-use crate::{cargo, interrupt, say, suite};
+pub use self::on_cluster::Story;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// How many sectors to seal; the first holds a file's bytes
+    /// Where the runners are: processes of this machine, or pods of a two-node Kubernetes cluster on it
+    #[arg(long, value_enum, default_value_t = Place::Local, value_name = "PLACE")]
+    on: Place,
+    /// How many sectors to seal; on this machine the first holds a file's bytes
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     sectors: u64,
     /// Leave everything running until Ctrl-C
@@ -41,10 +37,11 @@ pub struct Options {
     summary: Option<PathBuf>,
 }
 
-/// Runner that does everything but the SNARK, and the only one with storage.
-const SEALING: &str = "sealing-0";
-/// Runner that only makes SNARKs.
-const SNARK: &str = "snark-0";
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Place {
+    Local,
+    Cluster,
+}
 
 /// # Errors
 /// One sentence about the first thing that did not work; what was started is stopped by then.
@@ -52,137 +49,8 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(file) = &options.summary {
         summary::check_writable(file)?;
     }
-    let mut steps = Steps::of(7);
-    println!(
-        "Sealing {} of 2 KiB with real proofs on this machine: PostgreSQL, an embedded chain, two runners.\n\
-         The chain is a stand-in that verifies every proof; a real node replaces it by an address.\n",
-        count(options.sectors, "sector")
-    );
-
-    steps.next("checking this machine");
-    let installation = preflight::check(&steps)?;
-    steps.end();
-
-    steps.next("building curio and curio-devnet");
-    let programs = cargo::programs()?;
-    steps.end();
-
-    steps.next("proof parameters for 2 KiB sectors");
-    suite::fetch_parameters(&programs.curio)?;
-    steps.end();
-
-    steps.next("database and chain");
-    let mut cluster = Cluster::prepare(&programs, &installation)?;
-    let sealed = seal(options, &mut steps, &mut cluster);
-    if let Err(error) = &sealed
-        && !error.is::<interrupt::Interrupted>()
-    {
-        cluster.keep_logs();
+    match options.on {
+        Place::Local => local::run(options),
+        Place::Cluster => on_cluster::run(options),
     }
-    // Dropping the cluster ends its processes and removes its folder.
-    sealed
-}
-
-fn seal(options: &Options, steps: &mut Steps, cluster: &mut Cluster) -> Result<()> {
-    cluster.curio()?.migrate()?;
-    steps.note(&format!("PostgreSQL on 127.0.0.1:{}, schema applied", cluster.server().port()));
-    cluster.start_chain()?;
-    let miner = cluster.create_miner()?;
-    steps.note(&format!("chain at {}, storage provider {miner}", cluster.chain()?.url));
-    steps.end();
-
-    steps.next("two runners that share no disk");
-    cluster.configure()?;
-    for name in [SEALING, SNARK] {
-        let runner = cluster.start_runner(name)?;
-        steps.note(&format!("{name} at {}, layers {}", runner.url, runner.layers.join(",")));
-    }
-    steps.end();
-
-    steps.next(&format!("sealing {}", count(options.sectors, "sector")));
-    let piece = Piece::make(cluster.dir())?;
-    let mut started = cluster.curio()?.start_sectors(&miner, 1, Some(&piece.path))?;
-    if options.sectors > 1 {
-        started.extend(cluster.curio()?.start_sectors(&miner, options.sectors - 1, None)?);
-    }
-    let mut summary = Summary::new(options.summary.as_deref(), &miner);
-    let sectors = Watch::new(&started, options.keep).until_proven(cluster, &mut summary)?;
-    steps.end();
-
-    steps.next("asking the chain and the files");
-    summary.update(cluster, &sectors)?;
-    verify(options, steps, cluster, &sectors, summary.messages(), &piece)?;
-    if let Some(file) = &options.summary {
-        steps.note(&format!("summary in {}", file.display()));
-    }
-    steps.end();
-
-    println!("\n{}\n{}", summary::sector_table(&sectors), summary::stage_table(&sectors));
-    println!(
-        "{} proven, {} from start to end; peak memory of all processes {}",
-        count(options.sectors, "sector"),
-        say::seconds(steps.elapsed()),
-        say::bytes(cluster.peak_memory_bytes())
-    );
-    if options.keep { keep_running(cluster, &sectors, &mut summary) } else { Ok(()) }
-}
-
-/// Compares what the pipeline says with what the chain and the disk say.
-fn verify(
-    options: &Options,
-    steps: &Steps,
-    cluster: &Cluster,
-    sectors: &[Sector],
-    messages: &MessageCount,
-    piece: &Piece,
-) -> Result<()> {
-    for sector in sectors {
-        let Some(on_chain) = cluster.chain()?.sector_info(&sector.miner, sector.number)? else {
-            bail!("the chain does not know sector {}, though it is called proven", sector.name());
-        };
-        if Some(&on_chain) != sector.sealed_cid.as_ref() {
-            bail!("the chain holds {on_chain} for sector {}, not {:?}", sector.name(), sector.sealed_cid);
-        }
-    }
-    steps.note(&format!("Filecoin.StateSectorGetInfo knows {}", count(options.sectors, "sector")));
-
-    let wanted = options.sectors;
-    let MessageCount { precommit, commit, .. } = messages;
-    if (*precommit, *commit) != (wanted, wanted) {
-        bail!("expected {wanted} precommit and {wanted} commit messages on the chain, found {precommit} and {commit}");
-    }
-    steps.note(&format!("{precommit} precommit and {commit} commit on the chain"));
-
-    for sector in sectors {
-        for (stage, run) in &sector.stages {
-            let place = if stage == "PoRep" { SNARK } else { SEALING };
-            if run.machine.as_deref() != Some(place) {
-                bail!("{stage} of {} ran on {:?}, not on {place}", sector.name(), run.machine);
-            }
-        }
-    }
-    steps.note(&format!("PoRep ran on {SNARK}, everything else on {SEALING}"));
-
-    let first = sectors.first().context("no sector was started")?;
-    let unsealed = first.file("unsealed").context("the first sector has no unsealed copy")?;
-    let bytes = fs::read(unsealed).with_context(|| format!("failed to read {}", unsealed.display()))?;
-    piece.check(&bytes).with_context(|| format!("the unsealed copy {} is wrong", unsealed.display()))?;
-    steps.note("the unsealed copy of the first sector holds the file's bytes");
-    Ok(())
-}
-
-/// Stays until Ctrl-C; runners and database may be stopped and started from outside meanwhile.
-fn keep_running(cluster: &mut Cluster, sectors: &[Sector], summary: &mut Summary) -> Result<()> {
-    println!("\n{}\n", cluster.how_to_look()?);
-    println!("{}", say::bold("Everything keeps running. Ctrl-C ends it."));
-    while interrupt::pause(Duration::from_secs(1)).is_ok() {
-        for news in cluster.look() {
-            println!("{news}");
-        }
-        cluster.check_chain()?;
-        // A message that comes twice after the end must be seen in the summary, too.
-        summary.update(cluster, sectors)?;
-    }
-    println!();
-    Ok(())
 }

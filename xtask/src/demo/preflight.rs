@@ -20,17 +20,32 @@ const PRESENT_PARAMETER_BYTES: u64 = 0;
 /// The proof itself takes 1.3 GiB; compiling takes as much.
 const MEMORY_BYTES: u64 = 3 << 30;
 
-/// Checks and installs what is missing.
+/// Checks what any demo needs: the right machine, a C compiler, memory.
 ///
 /// # Errors
 /// One sentence that says what is missing and what to do.
-pub fn check(steps: &Steps) -> Result<Installation> {
+pub fn check_machine(steps: &Steps) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("the demo runs on x86-64 Linux only");
     }
     if process::on_path("cc").is_none() {
         bail!("there is no C compiler; install gcc (Debian: apt-get install -y gcc)");
     }
+    let memory = available_memory_bytes()?;
+    if memory < MEMORY_BYTES {
+        bail!("{} of memory are free, but a proof wants {}", say::bytes(memory), say::bytes(MEMORY_BYTES));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    steps.note(&format!("{cores} cores, {} of memory free", say::bytes(memory)));
+    Ok(())
+}
+
+/// Checks the rest of what the demo on this machine alone needs, and installs what is missing.
+///
+/// # Errors
+/// One sentence that says what is missing and what to do.
+pub fn check(steps: &Steps) -> Result<Installation> {
+    check_machine(steps)?;
     let target = places::target_dir()?;
     let parameters = places::parameters()?;
     let present = parameters.read_dir().is_ok_and(|mut files| files.next().is_some());
@@ -45,18 +60,8 @@ pub fn check(steps: &Steps) -> Result<Installation> {
             bail!("{} has {} free, but {what} wants {}", dir.display(), say::bytes(free), say::bytes(need));
         }
     }
-    let memory = available_memory_bytes()?;
-    if memory < MEMORY_BYTES {
-        bail!("{} of memory are free, but a proof wants {}", say::bytes(memory), say::bytes(MEMORY_BYTES));
-    }
     let installation = Installation::find_or_install()?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    steps.note(&format!(
-        "PostgreSQL {}, {cores} cores, {} of memory free, {} of disk free",
-        installation.version,
-        say::bytes(memory),
-        say::bytes(free_bytes(&target)?)
-    ));
+    steps.note(&format!("PostgreSQL {}, {} of disk free", installation.version, say::bytes(free_bytes(&target)?)));
     Ok(installation)
 }
 

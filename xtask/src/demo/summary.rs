@@ -8,9 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::chain::MessageCount;
-use super::cluster::Cluster;
-use super::curio::{STAGES, Sector};
+use super::chain::{Chain, MessageCount};
+use super::curio::{STAGES, Sector, Started};
 use crate::say;
 
 /// `1 sector`, `2 sectors`.
@@ -47,9 +46,10 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// With no `file`, only the messages are counted.
-    pub fn new(file: Option<&Path>, miner: &str) -> Summary {
-        Summary { file: file.map(Path::to_path_buf), messages: MessageCount::new(miner), written: Value::Null }
+    /// Of these sectors. With no `file`, only the messages are counted.
+    pub fn new(file: Option<&Path>, miner: &str, sectors: &[Started]) -> Summary {
+        let messages = MessageCount::new(miner, sectors.iter().map(|sector| sector.number));
+        Summary { file: file.map(Path::to_path_buf), messages, written: Value::Null }
     }
 
     pub fn messages(&self) -> &MessageCount {
@@ -60,9 +60,9 @@ impl Summary {
     ///
     /// # Errors
     /// When the chain does not answer or the file cannot be written.
-    pub fn update(&mut self, cluster: &Cluster, sectors: &[Sector]) -> Result<()> {
-        self.messages.follow(cluster.chain()?)?;
-        let document = document(cluster, sectors, &self.messages)?;
+    pub fn update(&mut self, chain: &Chain, surroundings: Map<String, Value>, sectors: &[Sector]) -> Result<()> {
+        self.messages.follow(chain)?;
+        let document = document(surroundings, sectors, &self.messages);
         if let Some(file) = &self.file
             && document != self.written
         {
@@ -83,26 +83,11 @@ fn write(file: &Path, document: &Value) -> Result<()> {
     Ok(())
 }
 
-fn document(cluster: &Cluster, sectors: &[Sector], messages: &MessageCount) -> Result<Value> {
-    let server = cluster.server();
-    let chain = cluster.chain()?;
-    let runners = cluster.runners().iter().map(|runner| {
-        json!({
-            "name": runner.name,
-            "pid": runner.pid(),
-            "url": runner.url,
-            "layers": runner.layers,
-            "command": runner.command,
-        })
-    });
-    Ok(json!({
-        "database": {"url": server.url(), "stop": server.stop_command(), "start": server.start_command()},
-        "chain": {"url": chain.url, "token": chain.token},
-        "runners": runners.collect::<Vec<_>>(),
-        "sectors": sectors.iter().map(sector_document).collect::<Vec<_>>(),
-        "messages": {"precommit": messages.precommit, "commit": messages.commit},
-        "peak_memory_bytes": cluster.peak_memory_bytes(),
-    }))
+/// `surroundings`, such as the runners, with the sectors and their messages.
+fn document(mut surroundings: Map<String, Value>, sectors: &[Sector], messages: &MessageCount) -> Value {
+    surroundings.insert("sectors".to_owned(), sectors.iter().map(sector_document).collect());
+    surroundings.insert("messages".to_owned(), json!({"precommit": messages.precommit, "commit": messages.commit}));
+    Value::Object(surroundings)
 }
 
 fn sector_document(sector: &Sector) -> Value {
@@ -110,7 +95,11 @@ fn sector_document(sector: &Sector) -> Value {
         .stages
         .iter()
         .map(|(name, run)| {
-            (name.clone(), json!({"machine": run.machine, "attempts": run.attempts, "seconds": run.seconds}))
+            let mut told = json!({"machine": run.machine, "attempts": run.attempts, "seconds": run.seconds});
+            if let Some(node) = &run.node {
+                told["node"] = json!(node);
+            }
+            (name.clone(), told)
         })
         .collect();
     json!({
@@ -200,6 +189,7 @@ mod tests {
             attempts: 1,
             seconds,
             error: None,
+            node: None,
         };
         Sector {
             miner: "f01000".to_owned(),

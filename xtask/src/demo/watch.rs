@@ -1,17 +1,16 @@
 //! Live progress of the sectors: bars on a terminal, lines elsewhere.
 //!
-//! Asks `curio sector status` about every open sector, at most once a second. A runner or the database that is away
-//! is no failure here: it may be a person's test. What ends the watch is a failed sector, a chain that has ended, or
-//! a quarter of an hour in which no sector moved.
+//! Asks about every open sector, at most once a second. A runner or the database that is away is no failure here: it may
+//! be a person's test. What ends the watch is a failed sector, what the scene calls the end (such as a chain that is
+//! gone), or a quarter of an hour in which no sector moved.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::cluster::Cluster;
 use super::curio::{STAGES, Sector, Started};
-use super::summary::{Summary, length};
+use super::summary::length;
 use crate::{interrupt, say};
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -20,46 +19,59 @@ const BETWEEN_LINES: Duration = Duration::from_secs(30);
 /// The longest stage is a SNARK, about a minute on two cores; this leaves room for a person's fault test.
 const LONGEST_STANDSTILL: Duration = Duration::from_secs(15 * 60);
 
+/// Sectors in the making, and those who make them.
+pub trait Scene {
+    /// What changed around the sectors since the last look: one line each.
+    ///
+    /// # Errors
+    /// When nothing can go on.
+    fn news(&mut self) -> Result<Vec<String>>;
+
+    /// Where these sectors stand, in the same order.
+    ///
+    /// # Errors
+    /// When that cannot be told now; it is asked again.
+    fn sectors(&mut self, open: &[&Started]) -> Result<Vec<Sector>>;
+
+    /// Writes down what is known so far.
+    ///
+    /// # Errors
+    /// When that cannot be done now; it is tried again.
+    fn record(&mut self, known: &[Sector]) -> Result<()>;
+}
+
 pub struct Watch<'a> {
     started: &'a [Started],
-    /// Whether somebody outside may stop and start runners.
-    hands_off: bool,
     seen: Vec<Option<Sector>>,
     since: Vec<Instant>,
     view: View,
 }
 
 impl<'a> Watch<'a> {
-    pub fn new(started: &'a [Started], hands_off: bool) -> Watch<'a> {
+    pub fn new(started: &'a [Started]) -> Watch<'a> {
         let view = if say::on_terminal() { View::bars(started) } else { View::Lines { last: Instant::now() } };
-        Watch { started, hands_off, seen: vec![None; started.len()], since: vec![Instant::now(); started.len()], view }
+        Watch { started, seen: vec![None; started.len()], since: vec![Instant::now(); started.len()], view }
     }
 
     /// Returns the sectors once all of them are proven.
     ///
     /// # Errors
-    /// When a sector failed for good, the chain ended, a runner ended (unless hands off), or nothing moved for long.
-    pub fn until_proven(mut self, cluster: &mut Cluster, summary: &mut Summary) -> Result<Vec<Sector>> {
+    /// When a sector failed for good, the scene ended, or nothing moved for long.
+    pub fn until_proven(mut self, scene: &mut impl Scene) -> Result<Vec<Sector>> {
         let began = Instant::now();
         let mut last_move = Instant::now();
         let mut answers = true;
         loop {
-            for news in cluster.look() {
+            for news in scene.news()? {
                 self.view.say(&news);
             }
-            cluster.check_chain()?;
-            if !self.hands_off
-                && let Some(runner) = cluster.missing_runner()
-            {
-                bail!("runner {} ended before the sectors were proven", runner.name);
-            }
-            match self.look(cluster, began) {
+            match self.look(scene, began) {
                 Ok(moved) => {
                     if moved {
                         last_move = Instant::now();
                     }
                     if !answers {
-                        self.view.say("curio answers again");
+                        self.view.say("there are answers again");
                     }
                     answers = true;
                 }
@@ -73,7 +85,7 @@ impl<'a> Watch<'a> {
             }
             let known: Vec<Sector> = self.seen.iter().flatten().cloned().collect();
             // The chain may answer late while the machine is busy; the last update, before the end, must succeed.
-            if let Err(error) = summary.update(cluster, &known)
+            if let Err(error) = scene.record(&known)
                 && error.is::<interrupt::Interrupted>()
             {
                 return Err(error);
@@ -98,14 +110,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Asks about every open sector. True when one of them has moved.
-    fn look(&mut self, cluster: &Cluster, began: Instant) -> Result<bool> {
-        let curio = cluster.curio()?;
+    fn look(&mut self, scene: &mut impl Scene, began: Instant) -> Result<bool> {
+        let is_open = |at: &usize| self.seen[*at].as_ref().is_none_or(|sector| sector.state != "proven");
+        let open: Vec<usize> = (0..self.started.len()).filter(is_open).collect();
+        let asked: Vec<&Started> = open.iter().map(|at| &self.started[*at]).collect();
         let mut moved = false;
-        for (at, started) in self.started.iter().enumerate() {
-            if self.seen[at].as_ref().is_some_and(|sector| sector.state == "proven") {
-                continue;
-            }
-            let sector = curio.sector(started)?;
+        for (at, sector) in open.into_iter().zip(scene.sectors(&asked)?) {
             let before = self.seen[at].as_ref().map(Standing::of);
             let now = Standing::of(&sector);
             if before.as_ref() != Some(&now) {

@@ -4,6 +4,7 @@ mod attach;
 mod index;
 mod moving;
 mod remote;
+mod removal;
 mod reserving;
 
 use std::fs;

@@ -104,15 +104,50 @@ async fn a_lease_that_ran_out_gives_the_room_to_others_and_its_guard_takes_nothi
 }
 
 #[tokio::test]
-async fn a_task_that_reserves_again_moves_its_promise() {
+async fn a_task_that_reserves_again_on_a_machine_moves_its_promise() {
+    let cluster = Cluster::new().await;
+    let machine = cluster.machine("a");
+    cluster.attach(&machine, "disk", room_for(1)).await;
+    let lost = sdr(&machine, 1).await.unwrap();
+    let held = sdr(&machine, 1).await.unwrap();
+    assert_eq!(rows(&cluster).await, 1);
+    lost.release().await;
+    assert_eq!(machine.reserved_path(TaskId(1)).await.unwrap(), held.path);
+}
+
+/// Seen with three runners that each had a path: the one that lost the claim had taken the winner's promise away, and
+/// the winner's attempt failed for want of it.
+#[tokio::test]
+async fn of_two_machines_that_want_one_task_the_loser_gives_back_its_own_promise_alone() {
+    for shared in [false, true] {
+        let cluster = Cluster::new().await;
+        let (a, b) = (cluster.machine("a"), cluster.machine("b"));
+        let on_a = cluster.attach(&a, "disk-a", room_for(1)).await;
+        if shared {
+            cluster.try_attach(&b, &on_a.root, None).await.unwrap();
+        } else {
+            cluster.attach(&b, "disk-b", room_for(1)).await;
+        }
+        let winner = sdr(&a, 1).await.unwrap();
+        let loser = sdr(&b, 1).await.unwrap();
+        loser.release().await;
+        assert_eq!(a.reserved_path(TaskId(1)).await.unwrap(), winner.path, "shared: {shared}");
+        assert_eq!(rows(&cluster).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn the_promise_of_a_machine_that_is_gone_does_not_outlive_it() {
     let cluster = Cluster::new().await;
     let (a, b) = (cluster.machine("a"), cluster.machine("b"));
-    cluster.attach(&a, "disk-a", room_for(1)).await;
-    let on_b = cluster.attach(&b, "disk-b", room_for(1)).await;
-    let lost = sdr(&a, 1).await.unwrap();
-    let held = sdr(&b, 1).await.unwrap();
-    assert_eq!((rows(&cluster).await, held.path.clone()), (1, on_b));
-    lost.release().await;
+    let path = cluster.attach(&a, "shared", room_for(1)).await;
+    cluster.try_attach(&b, &path.root, None).await.unwrap();
+    cluster.register(&a, "a:1").await;
+    let of_the_dead = sdr(&a, 1).await.unwrap();
+    sqlx::query("UPDATE harmony_task_machines SET evicted_at = now()").execute(cluster.db().pool()).await.unwrap();
+    let _held = sdr(&b, 1).await.unwrap();
+    assert_eq!(rows(&cluster).await, 1);
+    of_the_dead.release().await;
     assert_eq!(rows(&cluster).await, 1);
 }
 

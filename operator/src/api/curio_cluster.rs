@@ -85,7 +85,8 @@ pub struct CurioClusterSpec {
     /// Whether the operator leaves everything as it is: it still reports, but changes nothing until this is false again.
     #[serde(default)]
     pub paused: bool,
-    /// Whether all runners go, each when it is idle; volumes, database and objects stay.
+    /// Whether all runners go, each when it is idle; volumes, database and objects stay. Data that only one runner
+    /// reaches rests on its claims meanwhile.
     #[serde(default)]
     pub hibernated: bool,
 }

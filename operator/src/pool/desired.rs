@@ -70,8 +70,8 @@ fn work(observed: &Observed, valid: Option<&ValidPool>, slots: &[Slot]) -> Resul
 pub fn goal(wish: Wish, runners: u32, now: Timestamp) -> Option<Goal> {
     match wish {
         Wish::Pause => None,
-        Wish::Hibernate => Some(Goal { runners, may_create: false, replace: false, now }),
-        Wish::Run { replace } => Some(Goal { runners, may_create: true, replace, now }),
+        Wish::Hibernate => Some(Goal { runners, hibernate: true, replace: false, now }),
+        Wish::Run { replace } => Some(Goal { runners, hibernate: false, replace, now }),
     }
 }
 

@@ -1,8 +1,9 @@
 //! What to do with which slot: a pure function from what is there and what is wanted.
 //!
 //! It keeps three promises. A runner that has work, or holds data that nobody else has, never leaves because there are
-//! too many. At most one runner is on its way out at a time. And a runner that goes has been told to take nothing
-//! new, and was idle after that: the cordon comes first, then a look, then the deletion.
+//! too many; in hibernation that data rests on its claims, and only work keeps a runner. At most one runner is on its
+//! way out at a time. And a runner that goes has been told to take nothing new, and was idle after that: the cordon
+//! comes first, then a look, then the deletion.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,8 +23,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 pub struct Goal {
     /// How many runners.
     pub runners: u32,
-    /// Whether runners may come, those with pinned data included.
-    pub may_create: bool,
+    /// Whether all that are idle go, and none comes: not even for pinned data, which rests on its claims meanwhile.
+    pub hibernate: bool,
     /// Whether idle runners of an older template are replaced.
     pub replace: bool,
     pub now: Timestamp,
@@ -96,7 +97,7 @@ fn remove_ended(slots: &[Slot], plan: &mut Plan) {
 }
 
 fn create(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
-    if !goal.may_create {
+    if goal.hibernate {
         return;
     }
     // Data that only this slot has: its runner comes back whatever the number says, and before new ones.
@@ -150,7 +151,7 @@ fn victim(slots: &[Slot], goal: &Goal) -> Option<Leaving> {
     let leaving = |slot: &&&Slot, why| Leaving { number: slot.number, why };
     let live: Vec<&Slot> = slots.iter().filter(|slot| slot.live().is_some()).collect();
     if live.len() > goal.runners as usize {
-        let free = live.iter().filter(|slot| !slot.is_busy() && !slot.is_pinned());
+        let free = live.iter().filter(|slot| !slot.is_busy() && (goal.hibernate || !slot.is_pinned()));
         return free.max_by_key(|slot| eagerness(slot)).map(|slot| leaving(&slot, Why::TooMany));
     }
     if !goal.replace {
@@ -194,8 +195,8 @@ fn explain(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
         let outdated = slot.live().is_some_and(|pod| !pod.updated);
         let reason = match (slot.is_busy(), slot.is_pinned()) {
             (true, _) => format!("until {} ends", kinds(slot)),
-            (false, true) => format!("because {}", holdings(slot)),
-            (false, false) => "until it is its turn".to_owned(),
+            (false, true) if !goal.hibernate => format!("because {}", holdings(slot)),
+            (false, true | false) => "until it is its turn".to_owned(),
         };
         let sentence = if surplus > 0 {
             surplus -= 1;

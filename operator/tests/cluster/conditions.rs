@@ -53,7 +53,7 @@ async fn a_secret_that_is_missing_is_named_and_used_once_it_is_there() {
         world.apply(Kind::RunnerPool, "sealing", sealing_pool()).await;
         said(world, Kind::CurioCluster, "curio", "DatabaseReady", "False", "SecretMissing", &["curio-db"]).await;
         said(world, Kind::CurioCluster, "curio", "ChainConfigured", "False", "SecretMissing", &["chain"]).await;
-        said(world, Kind::RunnerPool, "sealing", "ClusterReady", "False", "", &["curio"]).await;
+        said(world, Kind::RunnerPool, "sealing", "ClusterReady", "False", "", &["curio-db"]).await;
 
         // One with the right name and the wrong key comes first, as it happens to people.
         let database = TestDb::empty().await;
@@ -100,7 +100,7 @@ async fn a_second_curiocluster_over_one_database_is_kept_off_it() {
         world.apply(Kind::CurioCluster, "other", curio_cluster(&sealing.miner)).await;
         world.apply(Kind::RunnerPool, "greedy", merged(sealing_pool(), json!({"cluster": "other"}))).await;
         said(world, Kind::CurioCluster, "other", "DatabaseReady", "False", "InUse", &["curio"]).await;
-        said(world, Kind::RunnerPool, "greedy", "ClusterReady", "False", "", &["other"]).await;
+        said(world, Kind::RunnerPool, "greedy", "ClusterReady", "False", "", &["belongs to"]).await;
 
         // The database is free again when the first one goes.
         let clusters = world.objects(Kind::CurioCluster);

@@ -13,7 +13,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn goal(runners: u32) -> Goal {
-    Goal { runners, may_create: true, replace: true, now: at(1000) }
+    Goal { runners, hibernate: false, replace: true, now: at(1000) }
 }
 
 /// An idle runner that is ready and of the present template.
@@ -185,8 +185,22 @@ fn a_pod_that_has_ended_makes_room_for_its_successor() {
 fn a_runner_that_has_left_is_forgotten() {
     let left = without_pod(with(slot(3), Process::Gone));
     assert_eq!(plan(std::slice::from_ref(&left), &goal(0)).forget, vec![3]);
-    let stays = plan(&[pinned(left)], &Goal { may_create: false, ..goal(0) });
+    let stays = plan(&[pinned(left)], &Goal { hibernate: true, ..goal(0) });
     assert!(stays.forget.is_empty(), "its data would be lost");
+}
+
+#[test]
+fn in_hibernation_pinned_data_rests_on_its_claims_and_work_ends_first() {
+    let hibernation = Goal { hibernate: true, ..goal(0) };
+    let plan_of = |slot: Slot| plan(&[slot], &hibernation);
+    assert_eq!(plan_of(pinned(slot(0))).cordon, vec![0]);
+    assert_eq!(plan_of(with(pinned(slot(0)), SETTLED)).delete, vec![0]);
+    let working = plan_of(busy(pinned(slot(0))));
+    assert_eq!((working.cordon, working.delete), (vec![], vec![]));
+    let asleep = plan_of(without_pod(with(pinned(slot(0)), Process::Gone)));
+    assert_eq!((asleep.create, asleep.forget), (vec![], vec![]));
+    let awake = plan(&[without_pod(with(pinned(slot(0)), Process::Gone))], &goal(1));
+    assert_eq!(awake.create, vec![0]);
 }
 
 fn any_slot(number: u32) -> impl Strategy<Value = Slot> {

@@ -1,10 +1,13 @@
 //! Client of a Filecoin chain node: typed Lotus JSON-RPC v1 over HTTP and WebSocket, messages and
-//! their CBOR and CIDs, chain randomness, and head changes that survive a lost connection. No SQL.
+//! their CBOR and CIDs, chain randomness, deadlines and elections, and head changes that survive a lost
+//! connection. No SQL.
 
 pub mod address;
 mod backlog;
 mod calls;
 pub mod client;
+pub mod deadline;
+pub mod election;
 pub mod endpoint;
 mod health;
 pub mod message;

@@ -1,5 +1,7 @@
-//! Messages of sealing: method numbers, parameters in CBOR, the CIDs of messages and commitments, and
-//! the drawing of chain randomness.
+//! Messages: method numbers, parameters in CBOR (those of sealing here, those of sectors on chain in
+//! `post`), the CIDs of messages and commitments, and the drawing of chain randomness.
+
+mod post;
 
 use blake2b_simd::Params as Blake2b;
 use cid::Cid;
@@ -14,6 +16,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::address::id_address;
+
+pub use post::*;
 
 /// Method numbers of the miner actor and the power actor (actors v18).
 pub mod method {

@@ -237,6 +237,22 @@ pub mod null_list {
     }
 }
 
+/// Lists of CIDs that are null when empty.
+pub mod null_cids {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(cids: &[Cid], serializer: S) -> Result<S::Ok, S::Error> {
+        match cids.is_empty() {
+            true => serializer.serialize_none(),
+            false => serializer.collect_seq(cids.iter().copied().map(Json)),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Cid>, D::Error> {
+        read_list(deserializer)
+    }
+}
+
 /// An address that may be undefined, which a Lotus node writes as the text `<empty>`.
 pub mod undefined_address {
     use super::*;

@@ -9,6 +9,7 @@
 mod amount;
 pub mod layers;
 mod period;
+mod post_partitions;
 pub mod reference;
 pub mod schema;
 mod secret;
@@ -16,6 +17,7 @@ mod secret;
 pub use amount::{Fil, ParseFilError};
 pub use layers::{Effective, Layer, LayerError};
 pub use period::{ParsePeriodError, Period};
+pub use post_partitions::{MAX_PARTITIONS_PER_POST, PostPartitions, TooManyPartitions};
 pub use secret::{ChainApi, ParseSecretError, SecretRef};
 
 use schema::section;
@@ -30,7 +32,7 @@ section! {
         /// Which keys send the messages of which miner actors. One entry may name several miners;
         /// a miner that no entry names uses its worker key, then its owner key.
         "Addresses" => addresses: Vec<AddressSet> = Vec::new();
-        /// Checks before proofs of spacetime.
+        /// Proofs of spacetime.
         "Proving" => proving: Proving = Proving::default();
         /// How much may wait in the pipeline before new deals are held back.
         "Ingest" => ingest: Ingest = Ingest::default();
@@ -52,12 +54,15 @@ section! {
 section! {
     /// Which task kinds this machine runs. Each flag stands for itself; none implies another.
     pub struct Subsystems {
-        /// WdPost, WdPostSubmit and WdPostRecover: prove all sectors once a day.
-        "EnableWindowPost" => enable_window_post: bool = false, inert;
-        "WindowPostMaxTasks" => window_post_max_tasks: u32 = 0, inert;
-        /// WinPost: take part in block elections.
-        "EnableWinningPost" => enable_winning_post: bool = false, inert;
-        "WinningPostMaxTasks" => winning_post_max_tasks: u32 = 0, inert;
+        /// WdPost, WdPostSubmit and WdPostRecover: prove all sectors once in every proving period, and SendMessage
+        /// for it. Needs the proof parameters of window PoSt of the sector size, no storage.
+        "EnableWindowPost" => enable_window_post: bool = false;
+        /// The most WdPost tasks at a time.
+        "WindowPostMaxTasks" => window_post_max_tasks: u32 = 0;
+        /// WinPost: take part in block elections. Needs the proof parameters of winning PoSt of the sector size.
+        "EnableWinningPost" => enable_winning_post: bool = false;
+        /// The most WinPost tasks at a time.
+        "WinningPostMaxTasks" => winning_post_max_tasks: u32 = 0;
         /// ParkPiece and DropPiece: download the data of pieces ahead of sealing.
         "EnableParkPiece" => enable_park_piece: bool = false, inert;
         "ParkPieceMaxTasks" => park_piece_max_tasks: u32 = 0, inert;
@@ -107,6 +112,11 @@ impl Subsystems {
             || self.enable_move_storage
     }
 
+    /// Whether proofs of spacetime are made here; such a machine also follows the chain.
+    pub fn proves(&self) -> bool {
+        self.enable_window_post || self.enable_winning_post
+    }
+
     /// Whether messages are signed and pushed here.
     pub fn sends_messages(&self) -> bool {
         self.enable_send_precommit_msg || self.enable_send_commit_msg || self.enable_window_post
@@ -122,8 +132,10 @@ section! {
         "MaxPreCommitGasFee" => max_pre_commit_gas_fee: Fil = Fil::milli(25), inert;
         /// For a commit of one sector outside a batch.
         "MaxCommitGasFee" => max_commit_gas_fee: Fil = Fil::milli(50), inert;
-        "MaxTerminateGasFee" => max_terminate_gas_fee: Fil = Fil::milli(500), inert;
-        "MaxWindowPoStGasFee" => max_window_po_st_gas_fee: Fil = Fil::milli(5000), inert;
+        /// For a message that terminates sectors.
+        "MaxTerminateGasFee" => max_terminate_gas_fee: Fil = Fil::milli(500);
+        /// For a window PoSt, a declaration of faults or one of recoveries. High, as a missed deadline costs more.
+        "MaxWindowPoStGasFee" => max_window_po_st_gas_fee: Fil = Fil::milli(5000);
         "MaxPublishDealsFee" => max_publish_deals_fee: Fil = Fil::milli(50), inert;
         /// For a pre-commit message: Base, and PerSector for each sector in it.
         "MaxPreCommitBatchGasFee" => max_pre_commit_batch_gas_fee: BatchFee =
@@ -158,7 +170,10 @@ section! {
         "PreCommitControl" => pre_commit_control: Vec<String> = Vec::new();
         /// Keys that may send commit messages.
         "CommitControl" => commit_control: Vec<String> = Vec::new();
-        "TerminateControl" => terminate_control: Vec<String> = Vec::new(), inert;
+        /// Keys that may terminate sectors and extend them.
+        "TerminateControl" => terminate_control: Vec<String> = Vec::new();
+        /// Keys that may send window PoSts and declare faults and recoveries.
+        "PostControl" => post_control: Vec<String> = Vec::new();
         /// Never fall back to the owner key.
         "DisableOwnerFallback" => disable_owner_fallback: bool = false;
         /// Never fall back to the worker key.
@@ -169,16 +184,25 @@ section! {
 }
 
 section! {
-    /// Checks before proofs of spacetime.
+    /// Proofs of spacetime.
     pub struct Proving {
-        /// Sectors checked at a time; 0 is no limit.
-        "ParallelCheckLimit" => parallel_check_limit: u32 = 32, inert;
-        "SingleCheckTimeout" => single_check_timeout: Period = Period::minutes(10), inert;
-        "PartitionCheckTimeout" => partition_check_timeout: Period = Period::minutes(20), inert;
+        /// Sectors read for vanilla proofs at a time; 0 is no limit.
+        "ParallelCheckLimit" => parallel_check_limit: u32 = 32;
+        /// How long the vanilla proof of one sector may take before the sector counts as unreadable.
+        "SingleCheckTimeout" => single_check_timeout: Period = Period::minutes(10);
+        /// How long the vanilla proofs of a partition may take together.
+        "PartitionCheckTimeout" => partition_check_timeout: Period = Period::minutes(20);
         "DisableWDPoStPreChecks" => disable_wd_po_st_pre_checks: bool = false, inert;
-        "MaxPartitionsPerPoStMessage" => max_partitions_per_po_st_message: u32 = 0, inert;
-        "MaxPartitionsPerRecoveryMessage" => max_partitions_per_recovery_message: u32 = 0, inert;
-        "SingleRecoveringPartitionPerPostMessage" => single_recovering_partition_per_post_message: bool = false, inert;
+        /// Partitions in one window PoSt message; 0 is as many as the chain takes, which is 3.
+        "MaxPartitionsPerPoStMessage" => max_partitions_per_po_st_message: PostPartitions = PostPartitions::MOST;
+        /// Partitions in one declaration of faults or recoveries; 0 is no limit.
+        "MaxPartitionsPerRecoveryMessage" => max_partitions_per_recovery_message: u32 = 0;
+        /// Whether a partition with recovering sectors gets a window PoSt message of its own. The chain checks
+        /// its proof at once, which costs gas, and a mistake in it fails the whole message.
+        "SingleRecoveringPartitionPerPostMessage" => single_recovering_partition_per_post_message: bool = false;
+        /// Epochs after the opening of a deadline before its proofs are sent, so that a reorganisation of the
+        /// challenge epoch is seen first. Never beyond a quarter of the challenge window.
+        "SubmitConfidence" => submit_confidence: u32 = 4;
     }
 }
 
@@ -217,7 +241,8 @@ section! {
         "PagerDutyEventURL" => pager_duty_event_url: String = "https://events.pagerduty.com/v2/enqueue".to_owned(), inert;
         /// `env:NAME` or `file:/path`.
         "PageDutyIntegrationKey" => page_duty_integration_key: SecretRef = SecretRef::Unset, inert;
-        "MinimumWalletBalance" => minimum_wallet_balance: Fil = Fil::milli(5000), inert;
+        /// A key that sends messages with less than this is reported.
+        "MinimumWalletBalance" => minimum_wallet_balance: Fil = Fil::milli(5000);
     }
 }
 
@@ -241,6 +266,9 @@ section! {
         "MessageConfidence" => message_confidence: u32 = 5;
         /// How long one call to the chain node may take.
         "RequestTimeout" => request_timeout: Period = Period::seconds(30);
+        /// When the database has not seen the chain for more epochs than this, it may be an old copy: nothing is
+        /// mined and no message is sent until `curio chain confirm`.
+        "MaxGapEpochs" => max_gap_epochs: u32 = 900;
     }
 }
 
@@ -290,5 +318,12 @@ mod tests {
         let subsystems = Subsystems { enable_po_rep_proof: true, ..Subsystems::default() };
         assert!(subsystems.seals());
         assert!(!subsystems.sends_messages());
+    }
+
+    #[test]
+    fn a_machine_with_only_window_post_proves_and_sends_but_does_not_seal() {
+        let subsystems = Subsystems { enable_window_post: true, ..Subsystems::default() };
+        assert!(subsystems.proves() && subsystems.sends_messages());
+        assert!(!subsystems.seals());
     }
 }

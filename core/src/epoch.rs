@@ -38,6 +38,15 @@ pub const MAX_SECTOR_EXPIRATION_EXTENSION: EpochDelta = 1278 * 2880;
 /// Prove-commit window of V1_1 proofs without the challenge delay: 30 days.
 pub const MAX_PROVE_COMMIT_WINDOW: EpochDelta = 30 * 2880;
 
+/// Blocks that all miners of the network win together in one epoch, on average.
+pub const BLOCKS_PER_EPOCH: u64 = 5;
+
+/// The ticket of a block for epoch N is drawn with the number N minus this.
+pub const TICKET_RANDOMNESS_LOOKBACK: EpochDelta = 1;
+
+/// How far below a block's epoch the miner's power and sectors are taken for its election.
+pub const WINNING_POST_LOOKBACK: EpochDelta = CHAIN_FINALITY;
+
 impl Add<EpochDelta> for Epoch {
     type Output = Epoch;
 

@@ -47,6 +47,43 @@ impl SealProof {
         }
     }
 
+    /// Number of the registered window PoSt of such sectors: the V1P1 family, which `StateMinerInfo` names
+    /// and which a window PoSt message carries.
+    pub fn window_post(self) -> i64 {
+        match self {
+            SealProof::StackedDrg2KiBV1_1 => 10,
+            SealProof::StackedDrg8MiBV1_1 => 11,
+            SealProof::StackedDrg512MiBV1_1 => 12,
+            SealProof::StackedDrg32GiBV1_1 => 13,
+            SealProof::StackedDrg64GiBV1_1 => 14,
+        }
+    }
+
+    /// Number of the registered winning PoSt of such sectors, which a block carries.
+    pub fn winning_post(self) -> i64 {
+        match self {
+            SealProof::StackedDrg2KiBV1_1 => 0,
+            SealProof::StackedDrg8MiBV1_1 => 1,
+            SealProof::StackedDrg512MiBV1_1 => 2,
+            SealProof::StackedDrg32GiBV1_1 => 3,
+            SealProof::StackedDrg64GiBV1_1 => 4,
+        }
+    }
+
+    /// Sectors of a full partition; one window PoSt SNARK proves that many.
+    pub fn partition_sectors(self) -> usize {
+        match self {
+            SealProof::StackedDrg2KiBV1_1 | SealProof::StackedDrg8MiBV1_1 | SealProof::StackedDrg512MiBV1_1 => 2,
+            SealProof::StackedDrg32GiBV1_1 => 2349,
+            SealProof::StackedDrg64GiBV1_1 => 2300,
+        }
+    }
+
+    /// The proof of sectors whose window PoSt has this registered number.
+    pub fn of_window_post(number: i64) -> Option<SealProof> {
+        SealProof::ALL.into_iter().find(|proof| proof.window_post() == number)
+    }
+
     /// Whether this is a size of test networks, for which small resources do.
     pub fn is_test_size(self) -> bool {
         self.sector_size() < 32 << 30
@@ -91,6 +128,7 @@ mod tests {
         for proof in SealProof::ALL {
             assert_eq!(SealProof::from_number(proof.number()), Ok(proof));
             assert_eq!(SealProof::of_sector_size(proof.sector_size()), Some(proof));
+            assert_eq!(SealProof::of_window_post(proof.window_post()), Some(proof));
         }
         assert_eq!(SealProof::from_number(10), Err(UnsupportedSealProof(10)));
     }

@@ -1,35 +1,47 @@
 //! The chain itself: tipsets with their states, the head, the message pool, and the clock's only verb,
-//! [`Chain::produce`]. One block per tipset; the state before and after every tipset is kept, so any
-//! of them can be asked, and a reorganisation is a change of head.
+//! [`Chain::produce`]. The state before and after every tipset is kept, so any of them can be asked,
+//! and a reorganisation is a change of head. Miners' own blocks come in by [`Chain::submit`].
 
+mod base_info;
 pub mod beacon;
 pub mod block;
 pub mod estimate;
 mod execute;
+mod fork;
 mod genesis;
 pub mod mempool;
 pub mod search;
+mod slash_filter;
+mod submit;
+mod template;
+mod tip;
+mod validate;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cid::Cid;
-use curio_chain::types::{HeadChange, SignedMessage, TipSet, TipSetKey};
+use curio_chain::types::{BlockTemplate, HeadChange, SignedMessage, TipSet, TipSetKey};
+use fvm_shared::address::Address;
 use fvm_shared::bigint::BigInt;
 use fvm_shared::clock::ChainEpoch;
 use fvm_shared::econ::TokenAmount;
 use tokio::sync::{mpsc, watch};
 
+use crate::disputes::Disputes;
 use crate::network::{BASE_FEE_ATTO, Network};
 use crate::options::Options;
 use crate::proof::ProofVerifier;
-use crate::state::StateTree;
 use crate::store::Store;
-use crate::vm::{Applied, Randomness};
+use crate::vm::Randomness;
 use crate::wallet::Wallet;
-use block::BlockSource;
+use beacon::Beacon;
+use block::{Block, BlockSource};
 use execute::Executed;
+pub use fork::OtherBeacon;
 use mempool::Mempool;
+use slash_filter::SlashFilter;
+pub use tip::Tip;
 
 /// Head changes a follower may be behind before it is dropped.
 const FOLLOWER_QUEUE: usize = 1 << 14;
@@ -38,40 +50,6 @@ const FOLLOWER_QUEUE: usize = 1 << 14;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
-
-/// A tipset and all that follows from it.
-pub struct Tip {
-    pub tipset: TipSet,
-    /// CID of its only block.
-    pub cid: Cid,
-    pub height: ChainEpoch,
-    /// CID of the block below; none for genesis.
-    pub parent: Option<Cid>,
-    /// In the order of execution: BLS first.
-    pub messages: Vec<SignedMessage>,
-    /// State that the tipset builds on: what most questions about a tipset are answered from.
-    pub before: Arc<StateTree>,
-    /// State after the messages, before the end of the epoch.
-    pub between: Arc<StateTree>,
-    /// State after the epoch.
-    pub after: Arc<StateTree>,
-    after_root: Cid,
-    /// One per message.
-    pub applied: Vec<Applied>,
-    receipts_root: Cid,
-    weight: BigInt,
-}
-
-impl Tip {
-    pub fn key(&self) -> &TipSetKey {
-        &self.tipset.cids
-    }
-
-    /// Weight of the chain up to and with this tipset.
-    pub fn weight(&self) -> &BigInt {
-        &self.weight
-    }
-}
 
 /// One head change, as every follower sees it.
 pub type Changes = Arc<Vec<HeadChange>>;
@@ -83,10 +61,18 @@ pub struct Chain {
     pub wallet: Wallet,
     pub pool: Mempool,
     verifier: Arc<dyn ProofVerifier>,
+    election: Election,
     blocks: BlockSource,
-    tips: HashMap<Cid, Arc<Tip>>,
-    /// Blocks of the chain that the head ends, by height.
-    main: BTreeMap<ChainEpoch, Cid>,
+    beacon: Beacon,
+    slash_filter: SlashFilter,
+    pub disputes: Disputes,
+    tips: HashMap<TipSetKey, Arc<Tip>>,
+    /// All blocks of all tipsets.
+    known: HashMap<Cid, Arc<Block>>,
+    /// Blocks of one epoch on the same parents, one of each miner: those of the next tipset there.
+    siblings: HashMap<(TipSetKey, ChainEpoch), BTreeMap<Address, Cid>>,
+    /// Tipsets of the chain that the head ends, by height.
+    main: BTreeMap<ChainEpoch, TipSetKey>,
     head: Arc<Tip>,
     genesis: Arc<Tip>,
     /// Every message ever pushed or included, by the CID it is searched by and by its unsigned CID.
@@ -96,11 +82,20 @@ pub struct Chain {
     base_fee: TokenAmount,
 }
 
+/// Rules by which blocks are won, besides the network's.
+#[derive(Clone, Copy, Debug)]
+struct Election {
+    /// How many epochs back the power and the sectors of a miner count.
+    lookback: ChainEpoch,
+    /// Power of everybody who is not on this chain, bytes.
+    other_power: u64,
+}
+
 impl Chain {
     /// A new chain at its genesis.
     pub fn new(options: &Options, genesis_timestamp: u64, verifier: Arc<dyn ProofVerifier>) -> Chain {
         let store = Store::default();
-        let network = Network::with_sector_sizes(&options.network_name, &options.sector_sizes);
+        let network = Network::of(options);
         let mut wallet = Wallet::new(options.seed);
         let tree = genesis::tree(&store, &network, &mut wallet);
         let blocks = BlockSource::new(options.seed, genesis_timestamp, options.block_time_for_timestamps());
@@ -112,9 +107,15 @@ impl Chain {
             wallet,
             pool: Mempool::default(),
             verifier,
+            election: Election { lookback: options.winning_lookback, other_power: options.other_power },
             blocks,
-            tips: HashMap::from([(genesis.cid, genesis.clone())]),
-            main: BTreeMap::from([(0, genesis.cid)]),
+            beacon: Beacon::default(),
+            slash_filter: SlashFilter::default(),
+            disputes: Disputes::new(options.disputes),
+            tips: HashMap::from([(genesis.key().clone(), genesis.clone())]),
+            known: genesis.blocks.iter().map(|block| (block.cid, block.clone())).collect(),
+            siblings: HashMap::new(),
+            main: BTreeMap::from([(0, genesis.key().clone())]),
             head: genesis.clone(),
             genesis,
             messages: HashMap::new(),
@@ -160,58 +161,42 @@ impl Chain {
     /// Makes the next tipset, `null_rounds` epochs later than it could be, with all that the pool has
     /// for it.
     pub fn produce(&mut self, null_rounds: u32) -> Arc<Tip> {
-        let messages = self.pool.select(&self.head.after);
-        let tip = self.extend(&self.head.clone(), null_rounds, messages);
-        self.set_head(tip.clone(), vec![HeadChange::Applied(tip.tipset.clone())]);
+        let parent = self.head.clone();
+        let messages = self.pool.select(&parent.after);
+        let tip = self.extend(&parent, null_rounds, messages);
+        self.set_head(tip.clone());
         tip
     }
 
-    /// Replaces the newest `depth` tipsets by `length` empty ones on another fork. Their messages go
-    /// back into the pool. Followers see it as one change.
-    ///
-    /// # Errors
-    /// When the chain is not that deep, or the new fork would not be the heavier one.
-    pub fn reorganise(&mut self, depth: usize, length: usize) -> Result<Arc<Tip>, Refused> {
-        if depth == 0 || length < depth {
-            return Err(Refused("a reorganisation needs a depth of at least 1 and a length not below it".to_owned()));
-        }
-        let mut changes = Vec::new();
-        let mut base = self.head.clone();
-        for _ in 0..depth {
-            let parent = base.parent.and_then(|cid| self.tips.get(&cid)).cloned();
-            let Some(parent) = parent else {
-                return Err(Refused(format!("the chain is not {depth} tipsets deep")));
-            };
-            changes.push(HeadChange::Reverted(base.tipset.clone()));
-            for message in &base.messages {
-                self.pool.put_back(message.clone());
-            }
-            base = parent;
-        }
-        self.blocks.fork();
-        let mut tip = base.clone();
-        for _ in 0..length {
-            tip = self.extend(&tip, 0, Vec::new());
-            changes.push(HeadChange::Applied(tip.tipset.clone()));
-        }
-        self.main.split_off(&(base.height + 1));
-        self.set_head(tip.clone(), changes);
-        Ok(tip)
-    }
-
+    /// A tipset of one block of the process's own on top of `parent`. Blocks that miners make for this
+    /// epoch later join it.
     fn extend(&mut self, parent: &Arc<Tip>, null_rounds: u32, messages: Vec<SignedMessage>) -> Arc<Tip> {
         let height = parent.height + 1 + ChainEpoch::from(null_rounds);
-        let executed = self.execute(parent, height, &messages);
-        let header = self.blocks.header(parent, height, &messages, &self.store, &self.base_fee);
+        let entries = (parent.height + 1..=height).map(|epoch| self.beacon.entry(epoch)).collect();
+        let template = self.blocks.template(parent, height, messages, entries);
+        let mut header = block::draft(&template, parent, &self.store, &self.base_fee);
+        header.block_sig = Some(self.blocks.sign(&header.signing_bytes()));
         let cid = block::store_header(&self.store, &header);
-        let Executed { between, mut after, applied } = executed;
+        let BlockTemplate { miner, messages, .. } = template;
+        let block = Arc::new(Block { header, cid, messages });
+        self.siblings.insert((parent.key().clone(), height), BTreeMap::from([(miner, cid)]));
+        self.form(parent, vec![block])
+    }
+
+    /// Executes a tipset of these blocks, which have the same parent and height, and keeps it.
+    fn form(&mut self, parent: &Arc<Tip>, mut blocks: Vec<Arc<Block>>) -> Arc<Tip> {
+        let key = block::key_of(&mut blocks);
+        let height = blocks[0].header.height;
+        let messages = execute::in_order(&blocks, &parent.after);
+        let Executed { between, mut after, applied } = self.execute(parent, height.0, &messages);
         let after_root = after.flush(&self.store);
         let receipts_root = block::store_receipts(&self.store, applied.iter().map(|applied| &applied.receipt));
+        let headers = blocks.iter().map(|block| block.header.clone()).collect();
         let tip = Arc::new(Tip {
-            tipset: TipSet { cids: TipSetKey(vec![cid]), height: curio_core::Epoch(height), blocks: vec![header] },
-            cid,
-            height,
-            parent: Some(parent.cid),
+            tipset: TipSet { cids: key.clone(), height, blocks: headers },
+            weight: &parent.weight + weight(&blocks),
+            height: height.0,
+            parent: Some(parent.key().clone()),
             messages,
             before: parent.after.clone(),
             between: Arc::new(between),
@@ -219,26 +204,41 @@ impl Chain {
             after_root,
             applied,
             receipts_root,
-            weight: &parent.weight + block::WEIGHT_PER_BLOCK,
+            blocks,
         });
-        for message in &tip.messages {
-            self.remember(message);
+        for block in &tip.blocks {
+            block.messages.iter().for_each(|message| self.remember(message));
+            self.known.insert(block.cid, block.clone());
         }
-        self.tips.insert(cid, tip.clone());
+        self.tips.insert(key, tip.clone());
         tip
     }
 
-    fn set_head(&mut self, head: Arc<Tip>, changes: Vec<HeadChange>) {
-        let mut tip = Some(head.clone());
-        while let Some(current) = tip {
-            if self.main.insert(current.height, current.cid) == Some(current.cid) {
-                break;
+    /// Makes a tipset the head, whatever the head was: messages of tipsets that leave the chain go back into
+    /// the pool, and followers see it as one change.
+    fn set_head(&mut self, head: Arc<Tip>) {
+        let changes = self.path(&self.head, &head);
+        let reverted = changes.iter().filter(|change| matches!(change, HeadChange::Reverted(_)));
+        let reverted: Vec<Arc<Tip>> = reverted.filter_map(|change| self.tip(&change.tipset().cids)).cloned().collect();
+        for message in reverted.iter().flat_map(|tip| &tip.messages) {
+            self.pool.put_back(message.clone());
+        }
+        if let Some(lowest) = reverted.last() {
+            self.main.split_off(&lowest.height);
+        }
+        for change in &changes {
+            if let HeadChange::Applied(tipset) = change {
+                self.main.insert(tipset.height.0, tipset.cids.clone());
             }
-            tip = current.parent.and_then(|cid| self.tips.get(&cid)).cloned();
         }
         self.pool.forget_executed(&head.after);
         self.height.send_replace(head.height);
         self.head = head;
+        self.dispute_bad_posts();
+        self.tell(changes);
+    }
+
+    fn tell(&mut self, changes: Vec<HeadChange>) {
         let changes = Arc::new(changes);
         self.followers.retain(|follower| match follower.try_send(changes.clone()) {
             Ok(()) => true,
@@ -261,122 +261,18 @@ impl Chain {
     pub fn message(&self, cid: &Cid) -> Option<&SignedMessage> {
         self.messages.get(cid)
     }
+}
 
-    /// The tipset of a block.
-    pub fn tip(&self, cid: &Cid) -> Option<&Arc<Tip>> {
-        self.tips.get(cid)
-    }
+/// Binary logarithm of the power that the weight of a block counts: about that of the recorded network. The
+/// true one would be nothing on a chain whose miners have no sectors yet.
+const LOG2_POWER: u32 = 19;
 
-    /// The tipset with this key; the head for the empty one.
-    ///
-    /// # Errors
-    /// When there is no such tipset.
-    pub fn tip_or_head(&self, key: &TipSetKey) -> Result<Arc<Tip>, Refused> {
-        match key.is_empty() {
-            true => Ok(self.head.clone()),
-            false => self.tip_of_key(key),
-        }
-    }
-
-    /// The tipset with this key, which must not be empty.
-    ///
-    /// # Errors
-    /// When there is no such tipset.
-    pub fn tip_of_key(&self, key: &TipSetKey) -> Result<Arc<Tip>, Refused> {
-        let Some(first) = key.0.first() else {
-            return Err(Refused("NewTipSet called with zero length array of blocks".to_owned()));
-        };
-        let mut tips = Vec::new();
-        for cid in &key.0 {
-            let tip = self.tip(cid).ok_or_else(|| Refused(format!("get block {cid}: ipld: could not find {cid}")))?;
-            tips.push(tip);
-        }
-        match tips.iter().any(|tip| tip.cid != *first) {
-            true => Err(Refused("cannot create tipset with mismatching heights".to_owned())),
-            false => Ok(tips[0].clone()),
-        }
-    }
-
-    /// The tipset at a height below `from`; for a null round the one before it, or the one after it.
-    ///
-    /// # Errors
-    /// When the height is negative or above `from`.
-    pub fn at_height(&self, height: ChainEpoch, from: &Arc<Tip>, after: bool) -> Result<Arc<Tip>, Refused> {
-        if height < 0 {
-            return Err(Refused(format!("height {height} is negative")));
-        }
-        if height > from.height {
-            return Err(Refused(format!(
-                "looking for tipset with height greater than start point, req: {height}, head: {}",
-                from.height
-            )));
-        }
-        Ok(match after {
-            false => self.below(from, height),
-            true => self.above(from, height),
-        })
-    }
-
-    /// The newest tipset at or below a height, seen from `from`.
-    fn below(&self, from: &Arc<Tip>, height: ChainEpoch) -> Arc<Tip> {
-        if self.on_main(from) {
-            let found = self.main.range(..=height.min(from.height)).next_back();
-            return found.and_then(|(_, cid)| self.tips.get(cid)).unwrap_or(&self.genesis).clone();
-        }
-        let mut tip = from.clone();
-        while tip.height > height {
-            let Some(parent) = tip.parent.and_then(|cid| self.tips.get(&cid)) else { break };
-            tip = parent.clone();
-        }
-        tip
-    }
-
-    /// The oldest tipset at or above a height, seen from `from`.
-    fn above(&self, from: &Arc<Tip>, height: ChainEpoch) -> Arc<Tip> {
-        let mut tip = from.clone();
-        if self.on_main(from) {
-            let found = self.main.range(height..).next();
-            return found.and_then(|(_, cid)| self.tips.get(cid)).cloned().unwrap_or(tip);
-        }
-        while let Some(parent) = tip.parent.and_then(|cid| self.tips.get(&cid)) {
-            if parent.height < height {
-                break;
-            }
-            tip = parent.clone();
-        }
-        tip
-    }
-
-    fn on_main(&self, tip: &Tip) -> bool {
-        self.main.get(&tip.height) == Some(&tip.cid)
-    }
-
-    /// The way from one tipset to another: reverts newest first, then applies oldest first.
-    pub fn path(&self, from: &Arc<Tip>, to: &Arc<Tip>) -> Vec<HeadChange> {
-        let (mut left, mut right) = (from.clone(), to.clone());
-        let (mut reverts, mut applies) = (Vec::new(), Vec::new());
-        let parent = |tip: &Arc<Tip>| tip.parent.and_then(|cid| self.tips.get(&cid)).cloned();
-        while left.cid != right.cid {
-            if left.height >= right.height {
-                reverts.push(HeadChange::Reverted(left.tipset.clone()));
-                let Some(next) = parent(&left) else { break };
-                left = next;
-            } else {
-                applies.push(HeadChange::Applied(right.tipset.clone()));
-                let Some(next) = parent(&right) else { break };
-                right = next;
-            }
-        }
-        reverts.extend(applies.into_iter().rev());
-        reverts
-    }
-
-    /// Digest of the ticket that holds at an epoch, seen from a tipset.
-    pub fn ticket_digest(&self, from: &Arc<Tip>, epoch: ChainEpoch) -> [u8; 32] {
-        let tip = self.below(from, epoch.max(0));
-        let ticket = tip.tipset.blocks.first().and_then(|block| block.ticket.as_ref());
-        beacon::blake2b(ticket.map_or(&[], |ticket| &ticket.vrf_proof))
-    }
+/// What a tipset of these blocks adds to the weight of its chain, by the formula of the protocol: the power's
+/// logarithm once, and in proportion to the wins, half as much for the five that are expected.
+fn weight(blocks: &[Arc<Block>]) -> BigInt {
+    let wins: i64 = blocks.iter().filter_map(|block| Some(block.header.election_proof.as_ref()?.win_count)).sum();
+    let of_power = BigInt::from(LOG2_POWER << 8);
+    &of_power + &of_power * wins / 10
 }
 
 /// Randomness as messages on top of a tipset see it.
@@ -388,5 +284,9 @@ struct Tickets<'a> {
 impl Randomness for Tickets<'_> {
     fn ticket_digest(&self, epoch: ChainEpoch) -> [u8; 32] {
         self.chain.ticket_digest(self.base, epoch)
+    }
+
+    fn beacon_digest(&self, epoch: ChainEpoch) -> [u8; 32] {
+        beacon::blake2b(&self.chain.beacon_entry(self.base, epoch).data)
     }
 }

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use curio_chain::{Client, ClientOptions, Endpoint};
 use curio_core::SealProof;
 use curio_devnet::create_miner::create_miner;
-use curio_devnet::{Clock, Devnet, FixedToken, Options, ready};
+use curio_devnet::{Clock, Devnet, FixedToken, Options, PostPolicy, WINNING_LOOKBACK, patience, ready};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -25,7 +26,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start a chain and serve Lotus JSON-RPC until a signal comes.
-    Run(Run),
+    Run(Box<Run>),
     /// Make a miner with a funded BLS worker by a node's RPC, and print it as JSON.
     CreateMiner(CreateMiner),
 }
@@ -68,6 +69,37 @@ struct Run {
     /// End when the process that started this one ends.
     #[arg(long)]
     die_with_parent: bool,
+    #[command(flatten)]
+    proving: Proving,
+}
+
+/// When sectors are proven, and who wins blocks. The defaults are those of real networks.
+#[derive(Args)]
+struct Proving {
+    /// Deadlines of a proving period.
+    #[arg(long, default_value_t = PostPolicy::default().deadlines)]
+    deadlines: u64,
+    /// Epochs for which a deadline is open; a proving period is that many for each deadline.
+    #[arg(long, value_name = "EPOCHS", default_value_t = PostPolicy::default().challenge_window)]
+    challenge_window: i64,
+    /// Epochs before its opening at which the randomness of a deadline is drawn.
+    #[arg(long, value_name = "EPOCHS", default_value_t = PostPolicy::default().challenge_lookback)]
+    challenge_lookback: i64,
+    /// Epochs before its opening from which faults of a deadline cannot be declared any more.
+    #[arg(long, value_name = "EPOCHS", default_value_t = PostPolicy::default().fault_cutoff)]
+    fault_cutoff: i64,
+    /// Leave window PoSts that do not hold undisputed.
+    #[arg(long)]
+    no_disputes: bool,
+    /// Epochs between the state by which a miner takes part in an election and the block.
+    #[arg(long, value_name = "EPOCHS", default_value_t = WINNING_LOOKBACK)]
+    winning_lookback: i64,
+    /// How long an epoch in which a miner wins waits for that miner's block, such as 20s.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = patience)]
+    miner_patience: Duration,
+    /// Power of miners that never make a block, in bytes: ours win the less the more it is.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    other_power: u64,
 }
 
 #[derive(Args)]
@@ -88,7 +120,7 @@ struct CreateMiner {
 /// Runs a command to its end.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Run(args) => run_chain(args).await,
+        Command::Run(args) => run_chain(*args).await,
         Command::CreateMiner(args) => run_create_miner(args).await,
     }
 }
@@ -107,7 +139,18 @@ async fn run_chain(args: Run) -> anyhow::Result<()> {
         token_file,
         ready_file,
         die_with_parent,
+        proving,
     } = args;
+    let Proving {
+        deadlines,
+        challenge_window,
+        challenge_lookback,
+        fault_cutoff,
+        no_disputes,
+        winning_lookback,
+        miner_patience,
+        other_power,
+    } = proving;
     if die_with_parent {
         end_with_parent().context("failed to tie this process to its parent")?;
     }
@@ -126,6 +169,11 @@ async fn run_chain(args: Run) -> anyhow::Result<()> {
             None => token,
         },
         first_miner: create_miner,
+        post: PostPolicy { deadlines, challenge_window, challenge_lookback, fault_cutoff },
+        disputes: !no_disputes,
+        winning_lookback,
+        miner_patience,
+        other_power,
     };
     let devnet = tokio::select! {
         started = Devnet::start(options) => started?,

@@ -15,10 +15,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::chain::{Chain, Refused};
+use crate::chain::{Chain, OtherBeacon, Refused};
+use crate::clock;
 use crate::create_miner::{CreateMinerError, NewMiner, create_miner};
 use crate::node::Node;
 use crate::options::{Clock, Options};
+use crate::post_policy::BadPostPolicy;
 use crate::proof::{LibraryVerifier, ProofVerifier};
 use crate::rpc::methods;
 use crate::rpc::transport::{Server, router};
@@ -34,6 +36,8 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    #[error("failed to find a proving period in the options")]
+    Post(#[source] BadPostPolicy),
     #[error("a miner at the start needs a clock that runs; give a block time instead of `manual`")]
     MinerWithoutClock,
     #[error("failed to make the first miner")]
@@ -50,9 +54,9 @@ pub struct Devnet {
     pub default_address: String,
     /// The miner that the options asked for.
     pub first_miner: Option<NewMiner>,
-    node: Arc<Node>,
-    stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: Vec<JoinHandle<()>>,
 }
 
 impl Devnet {
@@ -74,6 +78,7 @@ impl Devnet {
     /// # Errors
     /// When the address is taken, or the first miner cannot be made.
     pub async fn start_with(options: Options, verifier: Arc<dyn ProofVerifier>) -> Result<Devnet, StartError> {
+        options.post.check().map_err(StartError::Post)?;
         if options.first_miner.is_some() && options.clock == Clock::Manual {
             return Err(StartError::MinerWithoutClock);
         }
@@ -91,7 +96,7 @@ impl Devnet {
         let server = Server { node: node.clone(), table: Arc::new(methods::table()) };
         let mut tasks = vec![tokio::spawn(serve(listener, server, stop.clone()))];
         if let Clock::Running(period) = clock {
-            tasks.push(tokio::spawn(run_clock(node.clone(), period, stop.clone())));
+            tasks.push(tokio::spawn(clock::run(node.clone(), period, stop.clone())));
         }
         let token = node.auth.admin_token();
         let mut devnet =
@@ -145,7 +150,7 @@ impl Devnet {
     /// # Errors
     /// A sentence, when the chain is not that deep or the new fork would be the shorter one.
     pub fn reorganise(&self, depth: usize, length: usize) -> Result<TipSet, String> {
-        let tip = self.node.chain().reorganise(depth, length).map_err(|Refused(why)| why)?;
+        let tip = self.node.chain().reorganise(depth, length, OtherBeacon::No).map_err(|Refused(why)| why)?;
         Ok(tip.tipset.clone())
     }
 
@@ -194,26 +199,6 @@ async fn serve(listener: TcpListener, server: Server, stop: CancellationToken) {
             tracing::error!(error = &error as &dyn std::error::Error, "serving the API failed");
         },
         () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(100)).await; } => {}
-    }
-}
-
-/// One tipset after each period. When the machine is too slow the chain runs later, as a real one does;
-/// it never skips an epoch.
-async fn run_clock(node: Arc<Node>, period: Duration, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(period);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    ticks.tick().await;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let node = node.clone();
-        let made = tokio::task::spawn_blocking(move || node.chain().produce(0).height).await;
-        if made.is_err() {
-            tracing::error!("making a tipset failed; the chain stands still");
-            return;
-        }
     }
 }
 

@@ -6,20 +6,26 @@
 mod actors;
 mod auth;
 mod chain;
+mod clock;
 mod control;
 pub mod create_miner;
 mod devnet;
+mod disputes;
 mod network;
 mod node;
 mod options;
+mod post_policy;
 pub mod proof;
 pub mod ready;
 mod rpc;
 mod state;
+mod steer;
 mod store;
 mod vm;
 mod wallet;
 
 pub use auth::FixedToken;
 pub use devnet::{Devnet, StartError};
-pub use options::{Clock, Options};
+pub use options::{Clock, Options, WINNING_LOOKBACK, patience};
+pub use post_policy::{BadPostPolicy, PostPolicy};
+pub use steer::Silence;

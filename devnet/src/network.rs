@@ -1,11 +1,14 @@
 //! The network that this chain imitates: a private Lotus network with 2 KiB sectors ("2k"), network
-//! version 28, actors v18. Periods and deadlines are those of mainnet; only sector sizes, the
-//! pre-commit challenge delay and the minimum power differ.
+//! version 28, actors v18. Periods and deadlines are those of mainnet unless the options shorten them; sector
+//! sizes, the pre-commit challenge delay and the minimum power differ.
 
 use curio_core::SealProof;
 use fil_actors_shared::v18::runtime::{Policy, ProofSet};
 use fvm_shared::bigint::BigInt;
 use fvm_shared::sector::{RegisteredPoStProof, RegisteredSealProof};
+
+use crate::options::Options;
+use crate::post_policy::PostPolicy;
 
 /// Network version of the imitated network.
 pub const NETWORK_VERSION: u32 = 28;
@@ -31,8 +34,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// The 2k network with these sector sizes (2 KiB is what tests use).
-    pub fn with_sector_sizes(name: &str, proofs: &[SealProof]) -> Network {
+    /// The 2k network with the sector sizes and the proving period of the options.
+    pub fn of(options: &Options) -> Network {
         let mut policy = Policy {
             pre_commit_challenge_delay: PRE_COMMIT_CHALLENGE_DELAY,
             minimum_consensus_power: MINIMUM_POWER_BYTES.into(),
@@ -40,19 +43,35 @@ impl Network {
             valid_post_proof_type: ProofSet::default(),
             ..Policy::default()
         };
-        for &proof in proofs {
+        set_post_policy(&mut policy, options.post);
+        for &proof in &options.sector_sizes {
             let (seal, synthetic, window) = registered(proof);
             policy.valid_pre_commit_proof_type.insert(seal);
             policy.valid_pre_commit_proof_type.insert(synthetic);
             policy.valid_post_proof_type.insert(window);
         }
-        Network { name: name.to_owned(), policy }
+        Network { name: options.network_name.clone(), policy }
     }
 
     /// Power whose initial pledge is the deposit for creating a miner, in bytes.
     pub fn create_miner_deposit_power(&self) -> BigInt {
         &self.policy.minimum_consensus_power / 10
     }
+}
+
+/// What is counted in proving periods keeps its ratio to them: how long a proof can be disputed, and after how many
+/// periods a faulty sector ends.
+fn set_post_policy(policy: &mut Policy, post: PostPolicy) {
+    let PostPolicy { deadlines, challenge_window, challenge_lookback, fault_cutoff } = post;
+    let (period, old_period) = (post.period(), policy.wpost_proving_period);
+    policy.wpost_dispute_window = policy.wpost_dispute_window * period / old_period;
+    policy.fault_max_age = policy.fault_max_age * period / old_period;
+    policy.wpost_proving_period = period;
+    policy.wpost_period_deadlines = deadlines;
+    policy.wpost_challenge_window = challenge_window;
+    policy.wpost_max_chain_commit_age = challenge_window;
+    policy.wpost_challenge_lookback = challenge_lookback;
+    policy.fault_declaration_cutoff = fault_cutoff;
 }
 
 /// The interactive, the synthetic and the window PoSt proof of a sector size.

@@ -6,6 +6,10 @@ use std::time::Duration;
 use curio_core::SealProof;
 
 use crate::auth::FixedToken;
+use crate::post_policy::PostPolicy;
+
+/// What real networks have.
+pub const WINNING_LOOKBACK: i64 = 900;
 
 /// How epochs pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,21 +25,37 @@ impl std::str::FromStr for Clock {
 
     /// `manual`, or a time such as `250ms`, `4s`, `1.5s`.
     fn from_str(text: &str) -> Result<Clock, String> {
-        let wrong = || format!("'{text}' is not a block time; write it like 250ms, 4s or manual");
         if text == "manual" {
             return Ok(Clock::Manual);
         }
-        let (number, unit) = match text.strip_suffix("ms") {
-            Some(number) => (number, 0.001),
-            None => (text.strip_suffix('s').ok_or_else(wrong)?, 1.0),
-        };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let seconds = number * unit;
+        let seconds =
+            seconds(text).ok_or_else(|| format!("'{text}' is not a block time; write it like 250ms, 4s or manual"))?;
         match (0.001..=3600.0).contains(&seconds) {
             true => Ok(Clock::Running(Duration::from_secs_f64(seconds))),
             false => Err(format!("'{text}' is not between 1ms and 3600s")),
         }
     }
+}
+
+/// Reads a time of waiting such as `0s`, `250ms`, `20s`.
+///
+/// # Errors
+/// A sentence, when it is none.
+pub fn patience(text: &str) -> Result<Duration, String> {
+    let seconds = seconds(text).ok_or_else(|| format!("'{text}' is not a time; write it like 250ms or 20s"))?;
+    match (0.0..=3600.0).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(format!("'{text}' is not between 0s and 3600s")),
+    }
+}
+
+/// Seconds of a number with the unit `ms` or `s`.
+fn seconds(text: &str) -> Option<f64> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 0.001),
+        None => (text.strip_suffix('s')?, 1.0),
+    };
+    number.parse::<f64>().ok().map(|number| number * unit)
 }
 
 /// Settings of a chain. Two chains with the same seed have the same keys, tickets and ids.
@@ -56,6 +76,16 @@ pub struct Options {
     pub token: Option<FixedToken>,
     /// Make a miner with sectors of this size before anybody else does; needs a clock that runs.
     pub first_miner: Option<SealProof>,
+    /// When sectors are proven.
+    pub post: PostPolicy,
+    /// Send a dispute for every accepted window PoSt that does not hold.
+    pub disputes: bool,
+    /// Epochs between the state by which a miner takes part in an election and the block.
+    pub winning_lookback: i64,
+    /// How long an epoch in which a miner of this chain wins waits for that miner's block.
+    pub miner_patience: Duration,
+    /// Power of miners that never make a block, bytes: ours win the less the more it is.
+    pub other_power: u64,
 }
 
 impl Options {
@@ -71,6 +101,11 @@ impl Options {
             genesis_timestamp: Some(1_700_000_000),
             token: None,
             first_miner: None,
+            post: PostPolicy::default(),
+            disputes: true,
+            winning_lookback: WINNING_LOOKBACK,
+            miner_patience: Duration::ZERO,
+            other_power: 0,
         }
     }
 
@@ -104,6 +139,15 @@ mod tests {
             ("fast", None),
         ] {
             assert_eq!(text.parse::<Clock>().ok(), clock, "{text}");
+        }
+    }
+
+    #[test]
+    fn patience_may_be_nothing() {
+        for (text, milliseconds) in
+            [("0s", Some(0)), ("250ms", Some(250)), ("20s", Some(20_000)), ("-1s", None), ("20", None)]
+        {
+            assert_eq!(patience(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
         }
     }
 }

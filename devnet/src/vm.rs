@@ -4,6 +4,7 @@
 
 pub mod abort;
 pub mod gas;
+mod randomness;
 
 use cid::Cid;
 use curio_chain::types::Message;
@@ -23,16 +24,12 @@ use crate::proof::ProofVerifier;
 use crate::state::StateTree;
 use crate::store::Store;
 use abort::Abort;
+use gas::Work;
+
+pub use randomness::Randomness;
 
 /// Width of the AMT of events in a receipt.
 const EVENTS_BIT_WIDTH: u32 = 5;
-
-/// Randomness as the chain below the running message gives it.
-pub trait Randomness {
-    /// Digest of the ticket at an epoch; the last one before it for a null round, the first one of
-    /// the chain for a negative epoch.
-    fn ticket_digest(&self, epoch: ChainEpoch) -> [u8; 32];
-}
 
 /// What a message may know of the world.
 #[derive(Clone, Copy)]
@@ -79,8 +76,8 @@ struct Effects {
     /// Address counter for new actors, per message.
     created: u64,
     new_account: bool,
-    /// Sectors that the message dealt with, for its gas.
-    items: u64,
+    /// What the message dealt with, for its gas.
+    work: Work,
     origin: Option<(Address, u64)>,
 }
 
@@ -128,7 +125,7 @@ impl<'a> Vm<'a> {
         let outcome = self.send(sender, &message.to, message.method, &message.params, &message.value);
         let effects = std::mem::take(&mut self.effects);
         let to = self.tree.resolve(&message.to).unwrap_or_default();
-        let gas_used = gas::used(to, message.method, outcome.is_ok(), effects.items, effects.new_account);
+        let gas_used = gas::used(to, message.method, outcome.is_ok(), effects.work, effects.new_account);
         let outcome = match gas_used > gas_limit {
             true => Err(Abort::machine(ExitCode::SYS_OUT_OF_GAS, "message ran out of gas")),
             false => outcome,
@@ -308,8 +305,8 @@ impl<'a> Call<'_, 'a> {
         self.vm.effects.events.push(StampedEvent::new(self.receiver, event));
     }
 
-    /// Counts sectors of this message for its gas.
-    pub fn count_items(&mut self, items: usize) {
-        self.vm.effects.items = items as u64;
+    /// Counts what this message has to do, for its gas.
+    pub fn count(&mut self, work: Work) {
+        self.vm.effects.work += work;
     }
 }

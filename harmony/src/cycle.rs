@@ -5,15 +5,14 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curio_core::Failure;
 use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::db::DbError;
 use crate::decide::{Offer, Refusal, Verdict, decide, order};
-use crate::engine::{Core, EngineState, Load};
+use crate::engine::{Core, EngineState};
 use crate::finish::Finished;
 use crate::hints::Allowance;
 use crate::pick::{self, Ask, PEEK, Place, Seen, Taken};
@@ -23,7 +22,7 @@ use crate::work::Start;
 
 /// The loop and what it remembers from look to look.
 pub(crate) struct Scheduler {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     ends: mpsc::Sender<Finished>,
     /// Grows with every look; equal kinds take turns by it.
     cycle: usize,
@@ -78,7 +77,7 @@ impl Scheduler {
                         info!("the database answers again");
                     }
                     let soon = looked.accepted > 0 || looked.again;
-                    let wait = if soon { core.timing.poll_busy } else { core.timing.poll_idle };
+                    let wait = if soon { core.timing.poll_busy } else { core.poll_idle() };
                     (Instant::now() + wait, looked.blocked)
                 }
                 Err(error) if error.is_conflict() => {
@@ -137,12 +136,14 @@ impl Scheduler {
             return Ok(Looked::default());
         }
         core.metrics.cycles.inc();
+        // Whatever it was, this look sees it.
+        core.wake.forget_urgency();
         self.cycle = self.cycle.wrapping_add(1);
         if core.take_audit() {
             self.audit().await.inspect_err(|_| core.request_audit())?;
         }
-        let Load { running, free, excluded } = core.load();
-        core.metrics.reserved(&core.spec.resources, &free);
+        let load = core.load();
+        core.metrics.reserved(&core.spec.resources, &load.free);
         let mut looked = Looked::default();
         let mut asks = Vec::new();
         let mut asked = Vec::new();
@@ -150,38 +151,40 @@ impl Scheduler {
         let ranks: Vec<(Class, u16)> = core.kinds.iter().map(|kind| (kind.spec.class, kind.spec.order)).collect();
         for index in order(&ranks, self.cycle) {
             let kind = &core.kinds[index];
-            let offer = self.offer(index, running[index]);
-            match decide(&free, &offer, u32::MAX) {
-                Verdict::Consider(_) if skipped.contains(&index) => {}
-                Verdict::Consider(cap) => {
-                    asked.push(index);
-                    asks.push(Ask {
-                        name: kind.name.as_str(),
-                        cap,
-                        cpu: kind.spec.cost.cpu.into(),
-                        ram_bytes: i64::try_from(kind.spec.cost.ram_bytes).unwrap_or(i64::MAX),
-                        gpu_milli: kind.spec.cost.gpu_milli.into(),
-                        max_failures: limit(kind.spec.max_failures),
-                        filtered: kind.spec.filtered,
-                        after: self.places.get(&index).copied(),
-                    });
-                }
+            let usable = core.usable(&load, index);
+            let cap = match decide(&usable, &self.offer(index, load.running[index]), u32::MAX) {
+                Verdict::Consider(_) if skipped.contains(&index) => continue,
+                Verdict::Consider(cap) => cap,
                 Verdict::Refused(refusal) => {
                     looked.blocked = true;
                     core.metrics.refused(kind.name, refusal);
+                    let wants_room = matches!(refusal, Refusal::Cpu | Refusal::Ram | Refusal::Gpu);
+                    if !wants_room || kind.spec.class != Class::Deadline {
+                        continue;
+                    }
+                    0
                 }
-            }
+            };
+            asked.push(index);
+            asks.push(Ask {
+                name: kind.name.as_str(),
+                cap,
+                cost: kind.spec.cost,
+                max_failures: limit(kind.spec.max_failures),
+                usable,
+                filtered: kind.spec.filtered || cap == 0,
+                after: self.places.get(&index).copied(),
+            });
         }
         if asks.is_empty() {
             return Ok(looked);
         }
-        let budget = [free.cpu.into(), i64::try_from(free.ram_bytes).unwrap_or(i64::MAX), free.gpu_milli.into()];
-        let identity = core.identity();
-        let claim = pick::claim(core.db.engine_pool(), identity, &asks, budget, &excluded);
+        let claim = pick::claim(core.db.engine_pool(), core.identity(), &asks, &load.excluded);
         let seen = core.bounded(claim).await?;
 
         let mut candidates: Vec<Vec<Seen>> = asked.iter().map(|_| Vec::new()).collect();
         let mut held_back = false;
+        let mut making_room = false;
         for seen in seen {
             let place = usize::try_from(seen.ask).unwrap_or(usize::MAX);
             let Some(&kind) = asked.get(place) else { continue };
@@ -203,7 +206,16 @@ impl Scheduler {
                 self.places.remove(&kind);
                 continue;
             }
-            let accepted = self.consider(kind, &seen, &mut looked).await?;
+            if asks[place].cap == 0 {
+                // For one kind at a time, in the order of their ranks: what one needs is not known to the others.
+                making_room = making_room || self.make_room(kind, &seen).await;
+                self.places.remove(&kind);
+                continue;
+            }
+            let Some(accepted) = self.consider(kind, &seen, &mut looked).await? else {
+                looked.again = true;
+                break;
+            };
             looked.accepted += accepted;
             match (accepted, full, end) {
                 (0, true, Some(end)) => {
@@ -226,43 +238,43 @@ impl Scheduler {
         Ok(looked)
     }
 
-    fn offer(&self, kind: usize, running: u32) -> Offer {
+    pub(crate) fn offer(&self, kind: usize, running: u32) -> Offer {
         let spec = &self.core.kinds[kind].spec;
         Offer { cost: spec.cost, max_running: spec.max_running, running, turn: self.core.timing.turn }
     }
 
     /// Asks a filtered kind about candidates, reserves for those it accepts, and claims those that got their
-    /// reservation. Returns how many became ours.
-    async fn consider(&self, kind: usize, seen: &[Seen], looked: &mut Looked) -> Result<usize, DbError> {
+    /// reservation. Returns how many became ours; none at all when deadline work came before the kind had answered.
+    async fn consider(&self, kind: usize, seen: &[Seen], looked: &mut Looked) -> Result<Option<usize>, DbError> {
         let core = &self.core;
         let this = &core.kinds[kind];
-        let Load { running, free, excluded: _ } = core.load();
+        let load = core.load();
         let pending = u32::try_from(seen.len()).unwrap_or(u32::MAX);
-        let wanted = match decide(&free, &self.offer(kind, running[kind]), pending) {
+        let wanted = match decide(&core.usable(&load, kind), &self.offer(kind, load.running[kind]), pending) {
             Verdict::Consider(wanted) => wanted as usize,
             Verdict::Refused(refusal) => {
                 looked.blocked = true;
                 core.metrics.refused(this.name, refusal);
-                return Ok(0);
+                return Ok(Some(0));
             }
         };
         let offered: Vec<TaskId> = seen.iter().map(|seen| TaskId(seen.id)).collect();
-        let accepted = self.accepted(kind, &offered).await;
+        let Some(accepted) = core.accepted(kind, &offered).await else { return Ok(None) };
         if accepted.is_empty() {
             core.metrics.refused(this.name, Refusal::CanAccept);
-            return Ok(0);
+            return Ok(Some(0));
         }
         let mut reserved: HashMap<i64, Reserved> = HashMap::new();
         for task in accepted {
             if reserved.len() >= wanted {
                 break;
             }
-            if let Some(reservation) = self.reserved(kind, task).await {
+            if let Some(reservation) = core.reserved(kind, task).await {
                 reserved.insert(task.0, reservation);
             }
         }
         if reserved.is_empty() {
-            return Ok(0);
+            return Ok(Some(0));
         }
         let ids: Vec<i64> = reserved.keys().copied().collect();
         let claim = pick::claim_these(core.db.engine_pool(), core.identity(), &ids, limit(this.spec.max_failures));
@@ -277,122 +289,59 @@ impl Scheduler {
         for _ in 0..raced {
             core.metrics.refused(this.name, Refusal::Raced);
         }
-        Ok(taken.len())
+        Ok(Some(taken.len()))
     }
 
-    async fn accepted(&self, kind: usize, offered: &[TaskId]) -> Vec<TaskId> {
+    /// Ends other work for a deadline kind that has candidates and no room, if this machine would take one of them. Says
+    /// whether there will be room.
+    async fn make_room(&self, kind: usize, seen: &[Seen]) -> bool {
         let core = &self.core;
         let this = &core.kinds[kind];
-        let answer = tokio::time::timeout(core.timing.accept, this.task.can_accept(offered)).await;
-        let accepted = match answer {
-            Ok(Ok(accepted)) => accepted,
-            Ok(Err(failure)) => {
-                note_refusal(this.name.as_str(), "can_accept", &failure);
-                return Vec::new();
-            }
-            Err(_) => {
-                warn!(task.name = %this.name, "can_accept took longer than {:?}", core.timing.accept);
-                return Vec::new();
-            }
-        };
-        // Only what was offered, and each once.
-        let mut known: HashSet<TaskId> = offered.iter().copied().collect();
-        accepted.into_iter().filter(|task| known.remove(task)).collect()
-    }
-
-    async fn reserved(&self, kind: usize, task: TaskId) -> Option<Reserved> {
-        let core = &self.core;
-        let this = &core.kinds[kind];
-        match tokio::time::timeout(core.timing.accept, this.task.reserve(task)).await {
-            Ok(Ok(Reserved::NoRoom(why))) => {
-                debug!(task.name = %this.name, task.id = %task, why, "no room");
-                core.metrics.refused(this.name, Refusal::Storage);
-                core.cool_down(task);
-                None
-            }
-            Ok(Ok(reservation)) => Some(reservation),
-            Ok(Err(failure)) => {
-                note_refusal(this.name.as_str(), "reserve", &failure);
-                core.metrics.refused(this.name, Refusal::Storage);
-                core.cool_down(task);
-                None
-            }
-            Err(_) => {
-                warn!(task.name = %this.name, task.id = %task, "reserve took longer than {:?}", core.timing.accept);
-                core.cool_down(task);
-                None
+        // Machines with room were told of the task when we were. What they take costs nobody's work.
+        let waited_s = seen.iter().map(|seen| seen.waited_s).fold(0.0, f64::max);
+        let patience = core.timing.preempt_after.as_secs_f64() - waited_s;
+        if patience > 0.0 {
+            core.wake.look_at(Duration::from_secs_f64(patience));
+            return false;
+        }
+        if this.spec.filtered {
+            let offered: Vec<TaskId> = seen.iter().map(|seen| TaskId(seen.id)).collect();
+            if core.accepted(kind, &offered).await.is_none_or(|accepted| accepted.is_empty()) {
+                core.metrics.refused(this.name, Refusal::CanAccept);
+                return false;
             }
         }
+        let Some(ended) = core.preempt_for(kind) else { return false };
+        for (task, name, ran) in ended {
+            info!(task.name = %name, task.id = %task, "{name} makes room for {} after {ran:?} of work", this.name);
+        }
+        true
     }
 
-    fn begin(&self, kind: usize, id: i64, attempt: i32, failures: i32, waited_s: f64, reserved: Option<Reserved>) {
+    pub(crate) fn begin(
+        &self,
+        kind: usize,
+        id: i64,
+        attempt: i32,
+        failures: i32,
+        waited_s: f64,
+        reserved: Option<Reserved>,
+    ) {
         let claim = self.core.claim_of(kind, id, attempt);
         self.core.metrics.started(self.core.kinds[kind].name, waited_s);
         let failures = u32::try_from(failures).unwrap_or(0);
         self.core.begin(Start { claim, kind, failures, reserved }, &self.ends);
     }
 
-    /// Rows that are ours in the database and not known here: claims whose answer was lost.
-    async fn audit(&mut self) -> Result<(), DbError> {
-        let core = self.core.clone();
-        let known = core.known();
-        let take = pick::take_back(core.db.engine_pool(), core.identity(), &known, false);
-        let found = core.bounded(take).await?;
-        self.resume(found, "audit").await
-    }
-
-    /// Begins tasks that are ours without having been claimed by a look, as far as this machine may take them;
-    /// gives back the others.
-    async fn resume(&mut self, found: Vec<Taken>, source: &'static str) -> Result<(), DbError> {
-        let core = self.core.clone();
-        let mut refused = Vec::new();
-        for task in found {
-            let Some(kind) = core.kinds.iter().position(|kind| kind.name.as_str() == task.name) else {
-                info!(task.id = task.id, task.name = task.name, "left over from a run with other kinds, given back");
-                refused.push((task.id, task.attempt));
-                continue;
-            };
-            let this = &core.kinds[kind];
-            let Load { running, free, excluded: _ } = core.load();
-            let reserved = match decide(&free, &self.offer(kind, running[kind]), 1) {
-                Verdict::Consider(_) if !this.spec.filtered => Some(None),
-                Verdict::Consider(_) => {
-                    let accepted = self.accepted(kind, &[TaskId(task.id)]).await;
-                    if accepted.is_empty() {
-                        core.metrics.refused(this.name, Refusal::CanAccept);
-                        None
-                    } else {
-                        self.reserved(kind, TaskId(task.id)).await.map(Some)
-                    }
-                }
-                Verdict::Refused(refusal) => {
-                    core.metrics.refused(this.name, refusal);
-                    None
-                }
-            };
-            match reserved {
-                Some(reserved) => {
-                    info!(task.name = %this.name, task.id = task.id, source, "{} goes on", this.name);
-                    self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, reserved);
-                }
-                None => refused.push((task.id, task.attempt)),
-            }
-        }
-        if !refused.is_empty() {
-            let (ids, attempts): (Vec<i64>, Vec<i32>) = refused.into_iter().unzip();
-            core.bounded(pick::give_back(core.db.engine_pool(), core.identity(), &ids, &attempts, 0)).await?;
-        }
-        Ok(())
-    }
-
     /// Asks kinds that have room for ideas, each at most as often as it wants.
     async fn propose_idle(&mut self) {
         let core = self.core.clone();
-        let Load { running, free, excluded: _ } = core.load();
+        let load = core.load();
         for (index, kind) in core.kinds.iter().enumerate() {
             let Some(every) = kind.triggers.idle_every else { continue };
             let fresh = self.proposed.get(&index).is_some_and(|last| last.elapsed() < every);
-            if fresh || matches!(decide(&free, &self.offer(index, running[index]), 0), Verdict::Refused(_)) {
+            let room = decide(&core.usable(&load, index), &self.offer(index, load.running[index]), 0);
+            if fresh || matches!(room, Verdict::Refused(_)) {
                 continue;
             }
             self.proposed.insert(index, Instant::now());
@@ -404,8 +353,4 @@ impl Scheduler {
 
 fn limit(max_failures: Option<u32>) -> Option<i32> {
     max_failures.map(|max| i32::try_from(max).unwrap_or(i32::MAX))
-}
-
-fn note_refusal(name: &str, what: &str, failure: &Failure) {
-    warn!(task.name = name, error = %failure, "{what} of {name} failed");
 }

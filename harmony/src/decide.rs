@@ -60,7 +60,8 @@ impl Refusal {
     }
 }
 
-/// Says how many of `pending` tasks a machine with `free` resources takes now.
+/// Says how many of `pending` tasks a machine takes now that has `free` for the kind: what nobody uses, less the room
+/// that it keeps for others.
 ///
 /// A turn is a quarter of what would fit, at least one and at most `offer.turn`: a machine takes work
 /// greedily, but several machines that see the same backlog share it.

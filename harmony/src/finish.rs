@@ -1,4 +1,4 @@
-//! How attempts end: the judgement, and the writer that stores it.
+//! The writer that stores how attempts ended.
 //!
 //! Ends that arrive while a statement is under way are written together by the next one, so a busy
 //! machine pays one commit for many tasks and a quiet one waits for nobody. Every write names owner and
@@ -9,111 +9,20 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curio_core::Failure;
 use rand::Rng;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use crate::aftermath::Aftermath;
 use crate::db::{Trouble, trouble};
 use crate::engine::{Completion, Core};
-use crate::task::{Spec, TaskId};
+use crate::task::TaskId;
 
 /// Most ends in one statement.
 const BATCH: usize = 256;
-/// Longest error text that is stored, in bytes.
-const LONGEST_ERROR: usize = 8 << 10;
-/// Width of `failed_reason`.
-const LONGEST_REASON: usize = 20;
 /// Tries for an end that the database refuses for a reason of its own.
 const TRIES: u32 = 5;
-/// Longest backoff after infrastructure trouble: it ends at any moment.
-const AWAY_BACKOFF_MAX: Duration = Duration::from_secs(30);
-
-/// What becomes of a task after an attempt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Aftermath {
-    Done,
-    /// It runs again.
-    Again {
-        counted: bool,
-        delay: Duration,
-        error: String,
-        outcome: &'static str,
-    },
-    /// It stays as a failed row.
-    Failed {
-        reason: String,
-        error: String,
-    },
-    /// It was not ours any more.
-    Lost,
-}
-
-impl Aftermath {
-    /// The word in metrics.
-    fn outcome(&self) -> &'static str {
-        match self {
-            Aftermath::Done => "done",
-            Aftermath::Again { outcome, .. } => outcome,
-            Aftermath::Failed { .. } => "failed",
-            Aftermath::Lost => "lost",
-        }
-    }
-}
-
-/// Judges an attempt. `failures` counts the failed attempts before this one, `attempt` is its fencing
-/// number, `stopping` says that the runner is shutting down, `chance` in 0..1 spreads the backoff.
-pub(crate) fn aftermath(
-    spec: &Spec,
-    result: Result<(), Failure>,
-    failures: u32,
-    attempt: u32,
-    stopping: bool,
-    chance: f64,
-) -> Aftermath {
-    let failure = match result {
-        Ok(()) => return Aftermath::Done,
-        Err(failure) => failure,
-    };
-    let error = storable(&failure.to_string(), LONGEST_ERROR);
-    match failure {
-        Failure::Lost => Aftermath::Lost,
-        Failure::Permanent { reason, .. } => Aftermath::Failed { reason: storable(reason, LONGEST_REASON), error },
-        // While the runner stops, children are killed and calls are cut short: whatever an attempt says of
-        // it, the task has not failed.
-        Failure::Retry(_) | Failure::Stopping if stopping => {
-            Aftermath::Again { counted: false, delay: Duration::ZERO, error, outcome: "stopping" }
-        }
-        Failure::Stopping => {
-            Aftermath::Again { counted: false, delay: spec.backoff.delay(1, chance), error, outcome: "stopping" }
-        }
-        Failure::Unavailable(_) => {
-            let delay = spec.backoff.delay(attempt, chance).min(AWAY_BACKOFF_MAX);
-            Aftermath::Again { counted: false, delay, error, outcome: "unavailable" }
-        }
-        Failure::Retry(_) => {
-            let failures = failures.saturating_add(1);
-            if spec.max_failures.is_some_and(|max| failures >= max) {
-                Aftermath::Failed { reason: "max-failures".to_owned(), error }
-            } else {
-                let delay = spec.backoff.delay(failures, chance);
-                Aftermath::Again { counted: true, delay, error, outcome: "retry" }
-            }
-        }
-    }
-}
-
-/// Text that a column takes: without NUL, at most `max` bytes, cut at a character.
-fn storable(text: &str, max: usize) -> String {
-    let clean = text.replace('\0', " ");
-    let mut end = clean.len().min(max);
-    while !clean.is_char_boundary(end) {
-        end -= 1;
-    }
-    clean[..end].to_owned()
-}
-
 /// An attempt that ended.
 pub(crate) struct Finished {
     pub(crate) task: TaskId,
@@ -347,74 +256,4 @@ async fn read_stored(core: &Core, pool: &PgPool, ends: &[&Finished]) -> Result<V
     )
     .fetch_all(pool)
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-    use crate::task::Backoff;
-
-    fn spec(max_failures: Option<u32>) -> Spec {
-        let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(100));
-        Spec { max_failures, backoff, ..Spec::default() }
-    }
-
-    fn judge(result: Result<(), Failure>, failures: u32, stopping: bool) -> Aftermath {
-        aftermath(&spec(Some(3)), result, failures, failures + 1, stopping, 0.0)
-    }
-
-    fn again(counted: bool, seconds: u64, error: &str, outcome: &'static str) -> Aftermath {
-        Aftermath::Again { counted, delay: Duration::from_secs(seconds), error: error.to_owned(), outcome }
-    }
-
-    #[rstest]
-    #[case::success(Ok(()), 2, false, Aftermath::Done)]
-    #[case::success_while_stopping(Ok(()), 0, true, Aftermath::Done)]
-    #[case::first_failure(Err(Failure::retry("no")), 0, false, again(true, 1, "no", "retry"))]
-    #[case::second_failure(Err(Failure::retry("no")), 1, false, again(true, 2, "no", "retry"))]
-    #[case::third_of_three(
-        Err(Failure::retry("no")), 2, false,
-        Aftermath::Failed { reason: "max-failures".into(), error: "no".into() }
-    )]
-    #[case::permanent_at_once(
-        Err(Failure::permanent("too-late", "too old")), 0, false,
-        Aftermath::Failed { reason: "too-late".into(), error: "too-late: too old".into() }
-    )]
-    #[case::killed_while_stopping(
-        Err(Failure::retry("child died")),
-        2,
-        true,
-        again(false, 0, "child died", "stopping")
-    )]
-    #[case::stopping(Err(Failure::Stopping), 2, true, again(false, 0, "the runner is stopping", "stopping"))]
-    #[case::away(Err(Failure::unavailable("network away")), 2, false, again(false, 4, "network away", "unavailable"))]
-    #[case::lost(Err(Failure::Lost), 0, true, Aftermath::Lost)]
-    fn an_attempt_is_judged(
-        #[case] result: Result<(), Failure>,
-        #[case] failures: u32,
-        #[case] stopping: bool,
-        #[case] expected: Aftermath,
-    ) {
-        assert_eq!(judge(result, failures, stopping), expected);
-    }
-
-    #[test]
-    fn without_a_limit_a_task_is_tried_for_ever() {
-        let after = aftermath(&spec(None), Err(Failure::retry("no")), 1_000_000, 1, false, 0.0);
-        assert!(matches!(after, Aftermath::Again { counted: true, .. }), "{after:?}");
-    }
-
-    #[test]
-    fn waiting_for_infrastructure_is_never_long() {
-        let after = aftermath(&spec(None), Err(Failure::unavailable("away")), 0, 1_000, false, 0.0);
-        assert_eq!(after, again(false, 30, "away", "unavailable"));
-    }
-
-    #[test]
-    fn stored_text_has_no_nul_and_ends_at_a_character() {
-        assert_eq!(storable("a\0b", 10), "a b");
-        assert_eq!(storable("aé", 2), "a");
-    }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ const CLOCK_MARGIN: Duration = Duration::from_millis(5);
 #[derive(Default)]
 pub(crate) struct Wake {
     pub(crate) notify: Notify,
+    /// Deadline work has come: whatever holds a look up for other work should stop that.
+    pub(crate) urgent: Notify,
     now: AtomicBool,
     looks: Mutex<BinaryHeap<Reverse<Instant>>>,
 }
@@ -33,6 +36,17 @@ impl Wake {
     pub(crate) fn look_now(&self) {
         self.now.store(true, Ordering::Relaxed);
         self.notify.notify_one();
+    }
+
+    /// There may be a task to take that has a deadline.
+    pub(crate) fn look_urgently(&self) {
+        self.urgent.notify_one();
+        self.look_now();
+    }
+
+    /// Forgets deadline work that came before now: the caller is about to look.
+    pub(crate) fn forget_urgency(&self) {
+        let _ = self.urgent.notified().now_or_never();
     }
 
     /// Something became free that was wanting.
@@ -173,9 +187,17 @@ async fn listen(core: &Core, wait: &mut Duration) -> Result<(), sqlx::Error> {
                 if core.identity().machine != machine {
                     return Ok(());
                 }
-                if hint.payload() == "task" {
-                    core.metrics.hinted.inc();
-                    core.wake.look_now();
+                match hint.payload() {
+                    "task" => {
+                        core.metrics.hinted.inc();
+                        core.wake.look_now();
+                    }
+                    "deadline" => {
+                        core.metrics.hinted.inc();
+                        core.wake.look_urgently();
+                    }
+                    // Our own heartbeat, or a word of a later version.
+                    _ => {}
                 }
             }
         }

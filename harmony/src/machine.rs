@@ -8,6 +8,9 @@ use sqlx::types::chrono::{DateTime, Utc};
 
 use crate::machines::ReleasedTask;
 use crate::pick::Identity;
+use crate::registry::Registry;
+use crate::slots::Running;
+use crate::task::Class;
 use crate::transaction::Tx;
 
 /// Who this machine is and what it has.
@@ -28,27 +31,47 @@ pub struct MachineSpec {
     pub process_started_at: DateTime<Utc>,
 }
 
+/// The kinds that a machine tells others it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offered {
+    pub(crate) kinds: Vec<String>,
+    /// Those of them whose work has a deadline.
+    pub(crate) deadline_kinds: Vec<String>,
+}
+
+impl Offered {
+    pub(crate) fn of(registry: &Registry) -> Offered {
+        let names = |wanted: &dyn Fn(Class) -> bool| {
+            let kinds = registry.kinds.iter().filter(|kind| wanted(kind.spec.class));
+            kinds.map(|kind| kind.name.as_str().to_owned()).collect()
+        };
+        Offered { kinds: names(&|_| true), deadline_kinds: names(&|class| class == Class::Deadline) }
+    }
+}
+
 /// Makes this process the one that has the name. A process that had it before is shut out: its claims
 /// find nothing and its next heartbeat tells it.
 ///
 /// A cordon stays as long as the instance does: a container that starts again in a pod that is about to leave
 /// still takes nothing new. Another instance of the name, such as the next pod of a slot, starts without one.
-pub(crate) async fn register(pool: &PgPool, spec: &MachineSpec, kinds: &[String]) -> Result<Identity, sqlx::Error> {
+pub(crate) async fn register(pool: &PgPool, spec: &MachineSpec, offered: &Offered) -> Result<Identity, sqlx::Error> {
+    let Offered { kinds, deadline_kinds } = offered;
     let MachineSpec { name, address, resources, layers, version, labels, instance, process_started_at } = spec;
     let Resources { cpu, ram_bytes, gpu_milli } = *resources;
     sqlx::query_as!(
         Identity,
         r#"
         INSERT INTO harmony_task_machines AS m
-            (name, host_and_port, cpu, ram, gpu_milli, kinds, layers, labels, version, instance, process_started_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+            (name, host_and_port, cpu, ram, gpu_milli, kinds, layers, labels, version, instance, process_started_at,
+            deadline_kinds)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         -- The incarnation shuts out whoever had the name before.
         ON CONFLICT (name) DO UPDATE
         SET incarnation = m.incarnation + 1, host_and_port = excluded.host_and_port, cpu = excluded.cpu,
             ram = excluded.ram, gpu_milli = excluded.gpu_milli, kinds = excluded.kinds, layers = excluded.layers,
             labels = excluded.labels, version = excluded.version, started_at = now(), last_contact = now(),
             running = 0, stopped_at = NULL, evicted_at = NULL, instance = excluded.instance,
-            process_started_at = excluded.process_started_at,
+            process_started_at = excluded.process_started_at, deadline_kinds = excluded.deadline_kinds,
             cordoned_at = CASE WHEN m.instance = excluded.instance THEN m.cordoned_at END
         RETURNING id AS machine, incarnation
         "#,
@@ -63,9 +86,17 @@ pub(crate) async fn register(pool: &PgPool, spec: &MachineSpec, kinds: &[String]
         version,
         instance,
         process_started_at,
+        deadline_kinds,
     )
     .fetch_one(pool)
     .await
+}
+
+/// What a heartbeat says and by what it judges others.
+pub(crate) struct Beating<'a> {
+    pub(crate) running: &'a [Running],
+    pub(crate) lease: Duration,
+    pub(crate) deadline_lease: Duration,
 }
 
 /// What a heartbeat found.
@@ -75,31 +106,41 @@ pub(crate) struct Beat {
     pub(crate) alive: bool,
     /// Machines that this heartbeat declared lost.
     pub(crate) evicted: Vec<String>,
-    /// Tasks that were taken from lost machines.
+    /// Machines that were silent for longer than deadline work may wait; the rest of their work is still theirs.
+    pub(crate) silent: Vec<String>,
+    /// Tasks that were taken from lost and silent machines.
     pub(crate) released: usize,
+    /// Attempts of ours that are not ours any more.
+    pub(crate) lost: Vec<i64>,
 }
 
-/// Says that this machine lives, and releases the tasks of machines that have not said so for `lease`.
+/// Says that this machine lives, and releases the tasks of machines that have not said so for a lease: their
+/// deadline tasks after the shorter one, all of them after the other.
 ///
 /// One transaction. Only a machine that was itself in touch lately judges others: after an outage of
 /// the database everybody looks dead until everybody has spoken. A release counts as a failed attempt.
 /// Machines that were evicted in the last ten minutes are looked at again, for a claim that was under way
 /// when they were.
-pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: Duration) -> Result<Beat, sqlx::Error> {
+pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, beating: &Beating<'_>) -> Result<Beat, sqlx::Error> {
+    let (ids, attempts): (Vec<i64>, Vec<i32>) = beating
+        .running
+        .iter()
+        .map(|running| (running.task.0, i32::try_from(running.attempt).unwrap_or(i32::MAX)))
+        .unzip();
     let mut tx = pool.begin().await?;
     let row = sqlx::query!(
         r#"
         WITH me AS (
             UPDATE harmony_task_machines
-            SET last_contact = now(), running = $3
+            SET last_contact = now(), running = cardinality($3::bigint[])
             WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL
             RETURNING id
         ),
         -- All parts of the statement see the rows as they were before it, so this is the contact before now.
         trusted AS (
-            SELECT id FROM harmony_task_machines
+            SELECT id, now() - last_contact AS silence FROM harmony_task_machines
             WHERE id = $1 AND incarnation = $2 AND evicted_at IS NULL
-                AND last_contact > now() - $4::bigint * interval '1 millisecond' / 2
+                AND last_contact > now() - $5::bigint * interval '1 millisecond' / 2
         ),
         -- Waits for a heartbeat of the machine that is under way, and then finds it alive.
         evicted AS (
@@ -107,7 +148,7 @@ pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: 
             SET evicted_at = now()
             FROM trusted
             WHERE d.id <> $1 AND d.evicted_at IS NULL AND d.stopped_at IS NULL
-                AND d.last_contact < now() - $4::bigint * interval '1 millisecond'
+                AND d.last_contact < now() - $5::bigint * interval '1 millisecond'
             RETURNING d.id, d.name
         ),
         dead AS (
@@ -116,46 +157,86 @@ pub(crate) async fn heartbeat(pool: &PgPool, me: Identity, running: i32, lease: 
             SELECT d.id FROM harmony_task_machines d CROSS JOIN trusted
             WHERE d.evicted_at > now() - interval '10 minutes'
                 AND EXISTS (SELECT FROM harmony_task t WHERE t.owner_id = d.id)
+        ),
+        silent AS (
+            SELECT d.id, d.name FROM harmony_task_machines d CROSS JOIN trusted
+            WHERE d.id <> $1 AND d.evicted_at IS NULL AND d.stopped_at IS NULL AND d.deadline_kinds <> '{}'
+                -- Three beats fit into this lease, so when we were heard last the other should have been, too.
+                AND trusted.silence < $6::bigint * interval '1 millisecond' * 2 / 3
+                AND d.last_contact < now() - $6::bigint * interval '1 millisecond'
+                -- Silent for longer than that is evicted.
+                AND d.last_contact >= now() - $5::bigint * interval '1 millisecond'
+                AND EXISTS (SELECT FROM harmony_task t WHERE t.owner_id = d.id AND t.name = ANY (d.deadline_kinds))
         )
         SELECT EXISTS (SELECT FROM me) AS "alive!",
             ARRAY(SELECT name FROM evicted ORDER BY name) AS "evicted!",
             ARRAY(SELECT id FROM dead) AS "dead!",
+            ARRAY(SELECT name FROM silent ORDER BY name) AS "silent_names!",
+            ARRAY(SELECT id FROM silent) AS "silent!",
+            ARRAY(
+                SELECT r.id FROM unnest($3::bigint[], $4::int[]) AS r(id, attempt)
+                WHERE NOT EXISTS (
+                    SELECT FROM harmony_task t WHERE t.id = r.id AND t.owner_id = $1 AND t.attempt = r.attempt
+                )
+            ) AS "lost!",
             -- The listener of this machine expects to hear this; silence means that its connection is dead.
             CASE WHEN current_setting('curio.hints', true) = 'on'
                 THEN pg_notify('curio_machine_' || $1::bigint, 'beat')::text END AS beat
         "#,
         me.machine,
         me.incarnation,
-        running,
-        i64::try_from(lease.as_millis()).unwrap_or(i64::MAX),
+        &ids,
+        &attempts,
+        millis(beating.lease),
+        millis(beating.deadline_lease),
     )
     .fetch_one(&mut *tx)
     .await?;
     let mut released = 0;
     for machine in row.dead {
-        released += release_evicted(&mut tx, machine).await?.len();
+        released += release(&mut tx, machine, Gone::Evicted).await?.len();
+    }
+    for machine in row.silent {
+        released += release(&mut tx, machine, Gone::Silent { lease: beating.deadline_lease }).await?.len();
     }
     tx.commit().await?;
-    Ok(Beat { alive: row.alive, evicted: row.evicted, released })
+    Ok(Beat { alive: row.alive, evicted: row.evicted, silent: row.silent_names, released, lost: row.lost })
 }
 
-/// Releases what an evicted machine owns, as attempts that failed. Nothing when it is not evicted any more: it
-/// has registered anew meanwhile, and its tasks are its own.
+/// In which way a machine is gone, and with it what it owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// All that it owns is released.
+    Evicted,
+    /// It said nothing for this long: its deadline tasks are released.
+    Silent { lease: Duration },
+}
+
+/// Releases what a machine that is gone owns, as attempts that failed, and wakes the machines that run deadline kinds
+/// among it. Nothing when the machine is not gone any more: it has registered anew, or spoken, meanwhile, and its tasks
+/// are its own.
 ///
-/// A statement of its own, after the one that evicted: it sees the claims that were stored until then.
-pub(crate) async fn release_evicted(tx: &mut Tx, machine: i64) -> Result<Vec<ReleasedTask>, sqlx::Error> {
+/// A statement of its own, after the one that judged: it sees the claims that were stored until then.
+pub(crate) async fn release(tx: &mut Tx, machine: i64, gone: Gone) -> Result<Vec<ReleasedTask>, sqlx::Error> {
+    let (silent_ms, story) = match gone {
+        Gone::Evicted => (None, "the machine was lost during the attempt"),
+        Gone::Silent { lease } => (Some(millis(lease)), "the machine was silent for too long during the attempt"),
+    };
     sqlx::query_as!(
         ReleasedTask,
         r#"
         WITH dead AS (
-            SELECT id, name, host_and_port FROM harmony_task_machines
-            WHERE id = $1 AND evicted_at IS NOT NULL
-            -- A registration that is under way goes first, and the machine is then not dead.
+            SELECT id, name, host_and_port, deadline_kinds FROM harmony_task_machines
+            WHERE id = $1
+                AND CASE WHEN $2::bigint IS NULL THEN evicted_at IS NOT NULL
+                    ELSE evicted_at IS NULL AND last_contact < now() - $2::bigint * interval '1 millisecond' END
+            -- A registration or heartbeat that is under way goes first, and the machine is then not dead.
             FOR UPDATE
         ),
         held AS (
             SELECT t.id, t.claimed_at, d.name, d.host_and_port
             FROM harmony_task t JOIN dead d ON d.id = t.owner_id
+            WHERE $2::bigint IS NULL OR t.name = ANY (d.deadline_kinds)
             -- A completion that is being written goes first.
             FOR UPDATE OF t
         ),
@@ -174,18 +255,31 @@ pub(crate) async fn release_evicted(tx: &mut Tx, machine: i64) -> Result<Vec<Rel
         history AS (
             INSERT INTO harmony_task_history (task_id, name, attempt, posted, work_start, result, err,
                 completed_by_machine, completed_by_host_and_port)
-            SELECT id, name, attempt, posted_time, coalesce(claimed_at, now()), false,
-                'the machine was lost during the attempt', machine, host_and_port
+            SELECT id, name, attempt, posted_time, coalesce(claimed_at, now()), false, $3, machine, host_and_port
             FROM released
+        ),
+        -- Work that has a deadline must not wait for the next poll of a machine that could do it.
+        hint AS MATERIALIZED (
+            SELECT pg_notify('curio_machine_' || m.id, 'deadline')::text AS sent FROM harmony_task_machines m
+            WHERE m.deadline_kinds && ARRAY(SELECT name::text FROM released WHERE failed_at IS NULL)
+                AND m.id <> $1 AND m.evicted_at IS NULL AND m.stopped_at IS NULL AND m.cordoned_at IS NULL
+                AND current_setting('curio.hints', true) = 'on'
         )
-        SELECT id AS "id!", name AS "kind!", attempt AS "attempt!", failed_at IS NOT NULL AS "failed!"
-        FROM released
-        ORDER BY id
+        SELECT r.id AS "id!", r.name AS "kind!", r.attempt AS "attempt!", r.failed_at IS NOT NULL AS "failed!"
+        FROM released r
+        WHERE (SELECT count(sent) FROM hint) >= 0
+        ORDER BY r.id
         "#,
         machine,
+        silent_ms,
+        story,
     )
     .fetch_all(tx)
     .await
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Whether another process has taken over the name since.

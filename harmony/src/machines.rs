@@ -5,7 +5,7 @@ use serde::Serialize;
 use sqlx::types::chrono::{DateTime, Utc};
 
 use crate::db::{Db, DbError};
-use crate::machine;
+use crate::machine::{self, Gone};
 use crate::transaction::TxError;
 
 /// A machine as the database knows it.
@@ -168,7 +168,7 @@ pub async fn release_dead(db: &Db, dead: &DeadProcess) -> Result<Option<Released
             .fetch_optional(&mut *tx)
             .await?;
             let Some(machine) = machine else { return Ok(None) };
-            let tasks = machine::release_evicted(tx, machine).await?;
+            let tasks = machine::release(tx, machine, Gone::Evicted).await?;
             Ok(Some(Released { machine, tasks }))
         })
     })

@@ -200,7 +200,7 @@ impl Metrics {
         ALL.into_iter().map(|reason| (reason, count(reason))).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// How many attempts of a kind ended in a way: `done`, `retry`, `failed`, `stopping`, `unavailable`
+    /// How many attempts of a kind ended in a way: `done`, `retry`, `failed`, `stopping`, `preempted`, `unavailable`
     /// or `lost`.
     pub fn finished_count(&self, kind: TaskName, outcome: &'static str) -> u64 {
         self.finished.get_or_create(&OfOutcome { task: kind.as_str(), outcome }).get()

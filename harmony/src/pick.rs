@@ -1,17 +1,18 @@
 //! The statements that take tasks. All of them leave rows alone that somebody else is looking at.
 
+use curio_core::Resources;
 use sqlx::PgPool;
 use sqlx::types::chrono::{DateTime, Utc};
 
 /// One kind in a claim over all kinds; the place in the list is its rank.
 pub(crate) struct Ask {
     pub(crate) name: &'static str,
-    /// Most tasks to take.
+    /// Most tasks to take; 0 to see candidates of a kind that has no room.
     pub(crate) cap: u32,
-    pub(crate) cpu: i64,
-    pub(crate) ram_bytes: i64,
-    pub(crate) gpu_milli: i64,
+    pub(crate) cost: Resources,
     pub(crate) max_failures: Option<i32>,
+    /// What tasks of the kind may use, those of higher ranks in the same claim included.
+    pub(crate) usable: Resources,
     /// Candidates are only shown, and those after `after`.
     pub(crate) filtered: bool,
     pub(crate) after: Option<Place>,
@@ -46,21 +47,23 @@ pub(crate) struct Identity {
 /// Claims tasks of all unfiltered kinds and shows candidates of the filtered ones, in one statement.
 ///
 /// Within a kind the longest runnable task comes first. Over the kinds, costs are summed in rank order
-/// and a task is taken while the sum stays within `free`; candidates of a filtered kind weigh as many
+/// and a task is taken while the sum stays within what its kind may use; candidates of a filtered kind weigh as many
 /// as its cap, so that a lower rank does not eat what a higher one is about to take. What was seen but
 /// has no attempt number was held back or is a candidate. A cordoned machine sees nothing.
 pub(crate) async fn claim(
     pool: &PgPool,
     me: Identity,
     asks: &[Ask],
-    free: [i64; 3],
     excluded: &[i64],
 ) -> Result<Vec<Seen>, sqlx::Error> {
     let names: Vec<String> = asks.iter().map(|ask| ask.name.to_owned()).collect();
     let caps: Vec<i32> = asks.iter().map(|ask| i32::try_from(ask.cap).unwrap_or(i32::MAX)).collect();
-    let cpus: Vec<i64> = asks.iter().map(|ask| ask.cpu).collect();
-    let rams: Vec<i64> = asks.iter().map(|ask| ask.ram_bytes).collect();
-    let gpus: Vec<i64> = asks.iter().map(|ask| ask.gpu_milli).collect();
+    let cpus: Vec<i64> = asks.iter().map(|ask| ask.cost.cpu.into()).collect();
+    let rams: Vec<i64> = asks.iter().map(|ask| bytes(ask.cost.ram_bytes)).collect();
+    let gpus: Vec<i64> = asks.iter().map(|ask| ask.cost.gpu_milli.into()).collect();
+    let usable_cpus: Vec<i64> = asks.iter().map(|ask| ask.usable.cpu.into()).collect();
+    let usable_rams: Vec<i64> = asks.iter().map(|ask| bytes(ask.usable.ram_bytes)).collect();
+    let usable_gpus: Vec<i64> = asks.iter().map(|ask| ask.usable.gpu_milli.into()).collect();
     let limits: Vec<i32> = asks.iter().map(|ask| ask.max_failures.unwrap_or(-1)).collect();
     let filtered: Vec<bool> = asks.iter().map(|ask| ask.filtered).collect();
     let after: Vec<DateTime<Utc>> =
@@ -71,8 +74,10 @@ pub(crate) async fn claim(
         r#"
         WITH kind AS (
             SELECT * FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::int[],
-                                 $9::bool[], $10::timestamptz[], $11::bigint[])
-                WITH ORDINALITY AS k(name, cap, cpu, ram, gpu, max_failures, filtered, after, after_id, rank)
+                                 $9::bool[], $10::timestamptz[], $11::bigint[], $14::bigint[], $15::bigint[],
+                                 $16::bigint[])
+                WITH ORDINALITY AS k(name, cap, cpu, ram, gpu, max_failures, filtered, after, after_id, usable_cpu,
+                                     usable_ram, usable_gpu, rank)
         ),
         -- A machine that was evicted or cordoned, or whose name another process took over, claims nothing.
         self AS (
@@ -81,7 +86,8 @@ pub(crate) async fn claim(
         ),
         -- Locks at most cap rows of each kind and skips those that another machine has locked.
         locked AS (
-            SELECT k.rank, k.cpu, k.ram, k.gpu, k.max_failures, t.id, t.run_after, t.retries
+            SELECT k.rank, k.cpu, k.ram, k.gpu, k.usable_cpu, k.usable_ram, k.usable_gpu, k.max_failures, t.id,
+                t.run_after, t.retries
             FROM self CROSS JOIN kind k CROSS JOIN LATERAL (
                 SELECT id, run_after, retries FROM harmony_task
                 WHERE name = k.name AND owner_id IS NULL AND failed_at IS NULL
@@ -120,7 +126,8 @@ pub(crate) async fn claim(
             SET owner_id = $1, attempt = t.attempt + 1, claimed_at = now(), update_time = now(),
                 max_failures = nullif(l.max_failures, -1)
             FROM locked l JOIN weighed w ON w.id = l.id
-            WHERE t.id = l.id AND t.owner_id IS NULL AND w.cpu <= $14::bigint AND w.ram <= $15::bigint AND w.gpu <= $16::bigint
+            WHERE t.id = l.id AND t.owner_id IS NULL
+                AND w.cpu <= l.usable_cpu AND w.ram <= l.usable_ram AND w.gpu <= l.usable_gpu
             RETURNING t.id, t.attempt
         )
         SELECT (l.rank - 1)::int AS "ask!", l.id AS "id!", l.run_after AS "run_after!", c.attempt AS "attempt?",
@@ -145,12 +152,16 @@ pub(crate) async fn claim(
         &after_id,
         excluded,
         PEEK as i64,
-        free[0],
-        free[1],
-        free[2],
+        &usable_cpus,
+        &usable_rams,
+        &usable_gpus,
     )
     .fetch_all(pool)
     .await
+}
+
+fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// A task that is ours.

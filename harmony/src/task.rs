@@ -52,7 +52,8 @@ impl fmt::Display for TaskName {
     }
 }
 
-/// Whether tasks of a kind have a deadline on the outside. Those are considered before all others.
+/// Whether tasks of a kind have a deadline on the outside. Those are considered before all others, room is kept for them,
+/// and a machine that falls silent loses them sooner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     Deadline,
@@ -116,6 +117,10 @@ pub struct Spec {
     /// say true; the others are claimed without a question, and a `reserve` that finds no room then gives
     /// the claim back.
     pub filtered: bool,
+    /// An attempt may be ended when deadline work finds no room: what it did so far is lost, or kept by the kind itself,
+    /// and the task is tried again as if nothing had happened. For work whose attempts end soon after
+    /// [`Claim::cancelled`] and bear repeating; of no effect in the deadline class.
+    pub preemptible: bool,
 }
 
 /// Which events a kind wants to be asked about. None by default, so that nothing is asked in vain.

@@ -35,24 +35,29 @@ pub async fn add_many(tx: &mut Tx, kind: TaskName, count: u32) -> Result<Vec<Tas
         -- One other machine that runs the kind is woken at the commit; the rest find out by their poll. The
         -- time of the transaction chooses, so that all its tasks wake the same one, and with one hint:
         -- equal notifications of a transaction are sent once. While a task of the kind that came in the last
-        -- 100 ms still waits, its hint is under way and serves for this one, too.
+        -- 100 ms still waits, its hint is under way and serves for this one, too. Of work that has a deadline all
+        -- machines are told, at once and always, ours included: whoever has room takes it.
         preferred AS (
-            SELECT id FROM harmony_task_machines
+            SELECT id, deadline_kinds @> ARRAY[$1::text] AS urgent, row_number() OVER (
+                ORDER BY id IS NOT DISTINCT FROM $2,
+                    ((extract(epoch FROM now()) * 1000000)::bigint + id * 7919) % 1009, id
+            ) AS place
+            FROM harmony_task_machines
             WHERE kinds @> ARRAY[$1::text] AND evicted_at IS NULL AND stopped_at IS NULL
-                AND cordoned_at IS NULL AND last_contact > now() - interval '60 seconds' AND id IS DISTINCT FROM $2
-                AND $5 AND current_setting('curio.hints', true) = 'on'
-                AND NOT EXISTS (
+                AND cordoned_at IS NULL AND last_contact > now() - interval '60 seconds'
+                AND current_setting('curio.hints', true) = 'on'
+                AND (deadline_kinds @> ARRAY[$1::text] OR $5 AND NOT EXISTS (
                     SELECT FROM harmony_task w
                     WHERE w.name = $1 AND w.owner_id IS NULL AND w.failed_at IS NULL
                         AND w.run_after > now() - interval '100 milliseconds' AND w.run_after <= now()
-                )
-            ORDER BY ((extract(epoch FROM now()) * 1000000)::bigint + id * 7919) % 1009, id
-            LIMIT 1
+                ))
         ),
         hint AS MATERIALIZED (
-            SELECT pg_notify('curio_machine_' || id, 'task')::text AS sent FROM preferred
+            SELECT pg_notify('curio_machine_' || id, CASE WHEN urgent THEN 'deadline' ELSE 'task' END)::text AS sent
+            FROM preferred
+            WHERE urgent OR (place = 1 AND id IS DISTINCT FROM $2)
         )
-        SELECT a.id AS "id!" FROM added a LEFT JOIN hint h ON h.sent IS NOT NULL
+        SELECT id AS "id!" FROM added WHERE (SELECT count(sent) FROM hint) >= 0
         "#,
         kind.as_str(),
         machine,

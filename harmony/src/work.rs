@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{Instrument, info_span};
 
+use crate::aftermath::{Aftermath, aftermath};
 use crate::claim::Claim;
 use crate::decide::Refusal;
 use crate::engine::Core;
-use crate::finish::{Aftermath, Finished, aftermath};
+use crate::finish::Finished;
 use crate::task::Reserved;
 
 /// A claim that is about to be worked on.
@@ -68,6 +69,6 @@ enum Ended {
 }
 
 fn judge(core: &Core, kind: usize, result: Result<(), Failure>, failures: u32, claim: &Claim) -> Aftermath {
-    let stopping = core.stopping.is_cancelled();
-    aftermath(&core.kinds[kind].spec, result, failures, claim.attempt, stopping, rand::rng().random())
+    let asked = core.asked(claim.task, claim.attempt);
+    aftermath(&core.kinds[kind].spec, result, failures, claim.attempt, asked, rand::rng().random())
 }

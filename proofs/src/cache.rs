@@ -16,6 +16,9 @@ pub(crate) const TEMPORARY: &str = ".tmp";
 /// Names whose replica the layers belong to, so that layers of another ticket are never resumed from.
 const REPLICA_ID: &str = "sdr-replica-id";
 
+/// Two roots.
+pub(crate) const P_AUX_BYTES: u64 = 2 * NODE_BYTES as u64;
+
 /// A sector's cache folder.
 #[derive(Clone, Copy)]
 pub(crate) struct Cache<'a> {
@@ -109,7 +112,7 @@ impl<'a> Cache<'a> {
         for (path, bytes) in self.tree_c().into_iter().chain(self.tree_r_last()) {
             require(&path, bytes, "TreeRC")?;
         }
-        require(&self.p_aux(), 2 * NODE_BYTES as u64, "TreeRC")?;
+        require(&self.p_aux(), P_AUX_BYTES, "TreeRC")?;
         match file_size(&self.t_aux())? {
             Some(1..) => Ok(()),
             _ => Err(ProofError::Missing { path: self.t_aux(), made_by: "TreeRC" }),

@@ -8,170 +8,15 @@
 //! The parent sets `FIL_PROOFS_PARAMETER_CACHE`, `FIL_PROOFS_PARENT_CACHE` and, to bound threads,
 //! `RAYON_NUM_THREADS` in the child's environment.
 
+mod message;
+
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 
-use curio_core::{SealProof, SectorRef};
-use serde::{Deserialize, Serialize};
-
-use crate::params::ParamsProgress;
-use crate::{
-    C1Input, Commitment, PieceCommitment, PieceError, PieceFile, PieceSpec, ProofError, SdrInput, SdrProgress, Snark,
-    VerifyInput, params,
-};
-
-/// One proof call.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "call", rename_all = "kebab-case")]
-pub enum Request {
-    /// Hash a file as a piece.
-    PieceCommitment { path: PathBuf, raw_size: u64 },
-    /// Write the SDR layers into `cache`; finished layers stay.
-    Sdr {
-        proof: SealProof,
-        sector: SectorRef,
-        #[serde(with = "hex::serde")]
-        ticket: [u8; 32],
-        #[serde(with = "hex::serde")]
-        comm_d: Commitment,
-        cache: PathBuf,
-    },
-    /// Write the data tree into `cache`; its root must be `comm_d`.
-    TreeD {
-        proof: SealProof,
-        pieces: Vec<PieceFile>,
-        #[serde(with = "hex::serde")]
-        comm_d: Commitment,
-        cache: PathBuf,
-    },
-    /// Write the replica and its trees, then check them by three vanilla proofs whose seeds derive
-    /// from `check_entropy`, which the caller draws at random.
-    TreeRc {
-        proof: SealProof,
-        sector: SectorRef,
-        #[serde(with = "hex::serde")]
-        ticket: [u8; 32],
-        #[serde(with = "hex::serde")]
-        comm_d: Commitment,
-        pieces: Vec<PieceSpec>,
-        cache: PathBuf,
-        sealed: PathBuf,
-        #[serde(with = "hex::serde")]
-        check_entropy: [u8; 32],
-    },
-    /// Make the vanilla proof, where the cache lies.
-    C1 {
-        proof: SealProof,
-        sector: SectorRef,
-        #[serde(with = "hex::serde")]
-        ticket: [u8; 32],
-        #[serde(with = "hex::serde")]
-        seed: [u8; 32],
-        #[serde(with = "hex::serde")]
-        comm_d: Commitment,
-        #[serde(with = "hex::serde")]
-        comm_r: Commitment,
-        pieces: Vec<PieceSpec>,
-        cache: PathBuf,
-        sealed: PathBuf,
-    },
-    /// Make the SNARK of a vanilla proof (2.7 GB at 2 KiB). The result verifies.
-    C2 { sector: SectorRef, vanilla_proof: String, snark: Snark },
-    /// Verify a SNARK as a chain does.
-    Verify {
-        proof: SealProof,
-        sector: SectorRef,
-        #[serde(with = "hex::serde")]
-        ticket: [u8; 32],
-        #[serde(with = "hex::serde")]
-        seed: [u8; 32],
-        #[serde(with = "hex::serde")]
-        comm_d: Commitment,
-        #[serde(with = "hex::serde")]
-        comm_r: Commitment,
-        #[serde(with = "hex::serde")]
-        porep: Vec<u8>,
-    },
-    /// Copy the padded data out of the data tree.
-    UnsealedCopy { proof: SealProof, cache: PathBuf, unsealed: PathBuf },
-    /// Remove what proving does not need.
-    ClearCache { proof: SealProof, cache: PathBuf },
-    /// Make or check parameters; without `dir` in the folder that the environment names.
-    EnsureParams { proof: SealProof, dir: Option<PathBuf>, verifying_key_only: bool },
-}
-
-/// The result of a call.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Response {
-    PieceCommitment(PieceCommitment),
-    Sdr,
-    TreeD,
-    TreeRc {
-        #[serde(with = "hex::serde")]
-        comm_r: Commitment,
-    },
-    C1 {
-        /// JSON as Lotus and Curio exchange it.
-        vanilla_proof: String,
-    },
-    C2 {
-        #[serde(with = "hex::serde")]
-        porep: Vec<u8>,
-    },
-    Verify {
-        valid: bool,
-    },
-    UnsealedCopy,
-    ClearCache,
-    EnsureParams {
-        dir: PathBuf,
-    },
-}
-
-/// How far a call has come.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Progress {
-    Sdr(SdrProgress),
-    Params(ParamsProgress),
-}
-
-/// A call that failed, for the task's history.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error("{message}")]
-pub struct CallError {
-    /// One sentence with its causes.
-    pub message: String,
-    /// Whether another attempt may succeed. If not, `reason` is set.
-    pub retryable: bool,
-    /// Closed word for `Failure::Permanent`.
-    pub reason: Option<String>,
-}
-
-/// One line on stdout.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Message {
-    Progress(Progress),
-    Done(Response),
-    Failed(CallError),
-}
-
-impl From<ProofError> for CallError {
-    fn from(error: ProofError) -> CallError {
-        let mut message = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(error) = source {
-            message.push_str(&format!(": {error}"));
-            source = error.source();
-        }
-        let reason = error.permanent_reason().map(str::to_owned);
-        CallError { message, retryable: reason.is_none(), reason }
-    }
-}
+pub use self::message::{CallError, Message, Progress, Request, Response};
+pub use crate::post::{PostSector, VanillaPost};
+use crate::{C1Input, PieceError, ProofError, SdrInput, VerifyInput, params, post};
 
 /// The whole life of `curio prove`: reads a request, runs it, writes the result. Returns the exit
 /// status. Call [`die_with_parent`] before.
@@ -234,7 +79,8 @@ fn run_caught(request: Request, progress: &mut dyn FnMut(Progress)) -> Result<Re
     }
 }
 
-fn caught_text(panic: Box<dyn std::any::Any + Send>) -> CallError {
+/// A panic of the library as an error.
+pub(crate) fn caught_text(panic: Box<dyn std::any::Any + Send>) -> CallError {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
@@ -300,99 +146,28 @@ pub fn run(request: Request, progress: &mut dyn FnMut(Progress)) -> Result<Respo
             crate::clear_cache(proof, &cache)?;
             Ok(Response::ClearCache)
         }
-        Request::EnsureParams { proof, dir, verifying_key_only } => {
-            let dir = dir.unwrap_or_else(params::default_dir);
-            if verifying_key_only {
-                params::ensure_verifying_key(&dir, proof)?;
-            } else {
-                params::ensure(&dir, proof, &mut |at| progress(Progress::Params(at)))?;
-            }
-            Ok(Response::EnsureParams { dir })
+        Request::VanillaPosts { kind, proof, sp, sectors, parallel } => {
+            post::vanilla_posts(kind, proof, sp, sectors, parallel, &mut |made| progress(Progress::VanillaPost(made)))?;
+            Ok(Response::VanillaPosts)
+        }
+        Request::WindowPost { proof, sp, randomness, vanilla } => {
+            Ok(Response::WindowPost { post: crate::window_post_partition(proof, sp, &randomness, &vanilla)? })
+        }
+        Request::VerifyWindowPost { proof, sp, randomness, sectors, post } => {
+            Ok(Response::Verify { valid: crate::verify_window_post(proof, sp, &randomness, &sectors, &post)? })
+        }
+        Request::WinningPost { proof, sp, randomness, vanilla, snark } => {
+            Ok(Response::WinningPost { post: crate::winning_post(proof, sp, &randomness, &vanilla, snark)? })
+        }
+        Request::VerifyWinningPost { proof, sp, randomness, sectors, post } => {
+            Ok(Response::Verify { valid: crate::verify_winning_post(proof, sp, &randomness, &sectors, &post)? })
+        }
+        Request::EnsureParams { set, dir } => {
+            params::ensure(&dir, set, &mut |at| progress(Progress::Params(at)))?;
+            Ok(Response::EnsureParams)
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use curio_core::SpId;
-
-    const PROOF: SealProof = SealProof::StackedDrg2KiBV1_1;
-
-    fn answers(request: &str) -> (u8, Vec<Message>) {
-        let mut out = Vec::new();
-        let status = serve(&mut request.as_bytes(), &mut out);
-        let text = String::from_utf8(out).unwrap();
-        (status, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
-    }
-
-    #[test]
-    fn a_call_tells_its_progress_then_its_result() {
-        let cache = tempfile::tempdir().unwrap();
-        let request = Request::Sdr {
-            proof: PROOF,
-            sector: SectorRef::new(SpId(1000), 5),
-            ticket: [1; 32],
-            comm_d: crate::zero_comm_d(PROOF),
-            cache: cache.path().to_owned(),
-        };
-        let (status, messages) = answers(&serde_json::to_string(&request).unwrap());
-        let at = |layer, nodes_done| {
-            Message::Progress(Progress::Sdr(SdrProgress { layer, layers: 2, nodes_done, nodes: 64 }))
-        };
-        assert_eq!(status, 0);
-        assert_eq!(messages, [at(1, 0), at(1, 64), at(2, 0), at(2, 64), Message::Done(Response::Sdr)]);
-    }
-
-    #[test]
-    fn the_words_on_the_wire_stay_what_they_are() {
-        let request = r#"{"call":"piece-commitment","path":"/does/not/exist","raw_size":127}"#;
-        let expected = Request::PieceCommitment { path: "/does/not/exist".into(), raw_size: 127 };
-        assert_eq!(serde_json::from_str::<Request>(request).unwrap(), expected);
-        assert_eq!(serde_json::to_string(&expected).unwrap(), request);
-        let failed = Message::Failed(CallError { message: "m".into(), retryable: true, reason: None });
-        assert_eq!(
-            serde_json::to_string(&failed).unwrap(),
-            r#"{"failed":{"message":"m","retryable":true,"reason":null}}"#
-        );
-        let done = Message::Done(Response::TreeRc { comm_r: [0xab; 32] });
-        let expected = format!(r#"{{"done":{{"tree-rc":{{"comm_r":"{}"}}}}}}"#, "ab".repeat(32));
-        assert_eq!(serde_json::to_string(&done).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_failed_call_says_why_and_whether_to_try_again() {
-        let failure = |request: &str| match answers(request) {
-            (1, messages) => match &messages[..] {
-                [Message::Failed(error)] => error.clone(),
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        };
-        let error = failure(r#"{"call":"piece-commitment","path":"/does/not/exist","raw_size":127}"#);
-        assert_eq!(error.message, "failed to open piece file /does/not/exist: No such file or directory (os error 2)");
-        assert!(error.retryable);
-
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let request = Request::PieceCommitment { path: file.path().to_owned(), raw_size: 127 };
-        let error = failure(&serde_json::to_string(&request).unwrap());
-        assert!(error.message.contains("has 0 bytes instead of 127"), "{error}");
-        assert_eq!(error.reason.as_deref(), Some("bad-pieces"));
-
-        for request in ["", "{}", r#"{"call":"dance"}"#] {
-            let error = failure(request);
-            assert_eq!(error.reason.as_deref(), Some("bad-request"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_panic_is_a_failed_attempt() {
-        let request = Request::ClearCache { proof: PROOF, cache: "/".into() };
-        let mut progress = |_| ();
-        let caught = catch_unwind(AssertUnwindSafe(|| run_caught(request, &mut progress)));
-        assert!(matches!(caught, Ok(Err(_))), "an ordinary error passes");
-        let error = caught_text(catch_unwind(|| panic!("assertion of {}", "the library")).unwrap_err());
-        assert_eq!(error.message, "the proof library panicked: assertion of the library");
-        assert!(error.retryable);
-    }
-}
+mod tests;

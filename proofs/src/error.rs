@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use curio_core::{Classify, Failure};
+use curio_core::{Classify, Failure, SectorRef};
 
 use crate::params::ParamsError;
 use crate::pieces::PieceError;
@@ -49,6 +49,25 @@ pub enum ProofError {
     /// The caller asked to stop.
     #[error("stopped by request")]
     Stopped,
+    /// A file that proves a sector is not there. Nothing can make it again.
+    #[error("{} is missing; put it back from a copy, or the sector stays unproven", path.display())]
+    Lost { path: PathBuf },
+    /// A file that proves a sector has not the length it must have.
+    #[error("{} has {actual} bytes instead of {expected}; put it back from a copy, or the sector stays unproven", path.display())]
+    Truncated { path: PathBuf, expected: u64, actual: u64 },
+    /// A sector's files have their lengths and do not prove it.
+    #[error(
+        "sector {sector} cannot be proven: {} or a file in {} is damaged ({reason}); put them back from a copy",
+        sealed.display(),
+        cache.display()
+    )]
+    BadReplica { sector: SectorRef, sealed: PathBuf, cache: PathBuf, reason: String },
+    /// A proof of no sector, or of more than its circuit has room for.
+    #[error("a proof of spacetime is of 1 to {most} sectors here, and not of {actual}")]
+    SectorCount { most: usize, actual: usize },
+    /// The input to a proof of spacetime is not made of vanilla proofs.
+    #[error("failed to read the vanilla proofs: {0}; make them again")]
+    VanillaPost(String),
     /// The input to C2 is not the output of C1 of this sector.
     #[error("failed to read the vanilla proof: {0}; let PoRep run again")]
     VanillaProof(String),
@@ -82,6 +101,11 @@ impl ProofError {
             | ProofError::DoesNotVerify { .. }
             | ProofError::Busy { .. }
             | ProofError::Stopped
+            | ProofError::Lost { .. }
+            | ProofError::Truncated { .. }
+            | ProofError::BadReplica { .. }
+            | ProofError::SectorCount { .. }
+            | ProofError::VanillaPost(_)
             | ProofError::VanillaProof(_)
             | ProofError::Library { .. } => None,
         }

@@ -2,11 +2,13 @@
 //! 2 KiB, 8 MiB and 512 MiB share one, 32 GiB and 64 GiB have theirs. Also what else is easier said
 //! in the library's types.
 
+pub(crate) mod post;
+
 use std::path::Path;
 
 use bellperson::groth16::Proof;
 use blstrs::{Bls12, Scalar};
-use curio_core::{SealProof, SectorRef};
+use curio_core::{SealProof, SectorRef, SpId};
 use filecoin_hashers::poseidon::PoseidonHasher;
 use filecoin_proofs::constants::{DefaultPieceHasher, SectorShape32GiB, SectorShape64GiB, SectorShapeBase, TEST_SEED};
 use filecoin_proofs::{
@@ -22,8 +24,9 @@ use storage_proofs_porep::stacked::{StackedBucketGraph, StackedCompound, Stacked
 
 use crate::cache::Cache;
 use crate::groth16::{Keep, Setup, Told, Trapdoor};
-use crate::params::ParamsError;
+use crate::params::{Circuit, ParamsError, Set};
 use crate::pieces::{self, PieceSpec};
+use crate::post::PostKind;
 use crate::seal::{C1Input, VerifyInput};
 use crate::{Commitment, ProofError};
 
@@ -75,9 +78,9 @@ pub(crate) fn porep_bytes(proof: SealProof) -> usize {
 }
 
 /// The prover id: the miner's actor id as an unsigned varint, zeros after it.
-pub(crate) fn prover_id(sector: SectorRef) -> [u8; 32] {
+pub(crate) fn prover_id(sp: SpId) -> [u8; 32] {
     let mut id = [0; 32];
-    let mut rest = sector.sp.0;
+    let mut rest = sp.0;
     for byte in &mut id {
         *byte = (rest & 0x7f) as u8;
         rest >>= 7;
@@ -130,7 +133,7 @@ pub(crate) fn commit_phase1(input: &C1Input<'_>, seed: &[u8; 32]) -> Result<Seal
                 &config(input.proof),
                 input.cache,
                 input.sealed,
-                prover_id(input.sector),
+                prover_id(input.sector.sp),
                 SectorId::from(input.sector.number),
                 input.ticket,
                 *seed,
@@ -165,7 +168,7 @@ fn piece_info(piece: &PieceSpec) -> Result<PieceInfo, ProofError> {
 
 /// The SNARK of a vanilla proof, verified.
 pub(crate) fn commit_phase2(sector: SectorRef, phase1: SealCommitPhase1Output) -> Result<Vec<u8>, ProofError> {
-    seal::seal_commit_phase2(phase1, prover_id(sector), SectorId::from(sector.number))
+    seal::seal_commit_phase2(phase1, prover_id(sector.sp), SectorId::from(sector.number))
         .map(|output| output.proof)
         .map_err(ProofError::library("seal_commit_phase2"))
 }
@@ -179,7 +182,7 @@ pub(crate) fn verify_seal(input: &VerifyInput, porep: &[u8]) -> Result<bool, Pro
         return Ok(false);
     }
     let number = SectorId::from(sector.number);
-    seal::verify_seal(registered(*proof), *comm_r, *comm_d, prover_id(*sector), number, *ticket, *seed, porep)
+    seal::verify_seal(registered(*proof), *comm_r, *comm_d, prover_id(sector.sp), number, *ticket, *seed, porep)
         .map_err(ProofError::library("verify_seal"))
 }
 
@@ -188,7 +191,7 @@ pub(crate) fn verify_seal(input: &VerifyInput, porep: &[u8]) -> Result<bool, Pro
 pub(crate) fn public_inputs(input: &VerifyInput) -> Result<Vec<Vec<Scalar>>, ProofError> {
     let VerifyInput { proof, sector, ticket, seed, comm_d, comm_r } = input;
     let number = SectorId::from(sector.number);
-    seal::get_seal_inputs(registered(*proof), *comm_r, *comm_d, prover_id(*sector), number, *ticket, *seed)
+    seal::get_seal_inputs(registered(*proof), *comm_r, *comm_d, prover_id(sector.sp), number, *ticket, *seed)
         .map_err(ProofError::library("get_seal_inputs"))
 }
 
@@ -202,8 +205,16 @@ pub(crate) fn test_trapdoor() -> Trapdoor {
     Trapdoor::draw(&mut XorShiftRng::from_seed(TEST_SEED))
 }
 
-/// Evaluates the PoRep circuit of a test size at the secrets of the test parameters.
-pub(crate) fn evaluate_porep(proof: SealProof, keep: Keep, told: Told<'_>) -> Result<Setup, ParamsError> {
+/// Evaluates a circuit of a test size at the secrets of the test parameters.
+pub(crate) fn evaluate(set: Set, keep: Keep, told: Told<'_>) -> Result<Setup, ParamsError> {
+    match set.circuit {
+        Circuit::Porep => evaluate_porep(set.proof, keep, told),
+        Circuit::WindowPost => post::evaluate(PostKind::Window, set.proof, keep, told),
+        Circuit::WinningPost => post::evaluate(PostKind::Winning, set.proof, keep, told),
+    }
+}
+
+fn evaluate_porep(proof: SealProof, keep: Keep, told: Told<'_>) -> Result<Setup, ParamsError> {
     let failed = |error: String| ParamsError::Circuit(error);
     let public = filecoin_proofs::parameters::public_params::<SectorShapeBase>(&config(proof))
         .map_err(|error| failed(format!("{error:#}")))?;

@@ -1,16 +1,17 @@
 //! Groth16 parameters: where they lie, whether they are whole, and how those of the 2 KiB test size
 //! are made.
 //!
-//! Parameters of production sizes are published; they are checked against the digests that the proof
-//! library ships. Those of 2 KiB are generated here from a constant seed, once for a machine; their
-//! digests are constants below. Published ones of 2 KiB are accepted, too, so that a folder may be
-//! shared with a Lotus test network.
+//! There is a set of two files for each circuit and sector size. Parameters of production sizes are
+//! published; they are checked against the digests that the proof library ships. Those of 2 KiB are
+//! generated here from a constant seed, once for a machine; their digests are constants. Published
+//! ones of 2 KiB are accepted, too, so that a folder may be shared with a Lotus test network.
 //!
 //! Hashing 1.1 GB takes a second, and more for larger sizes. A file found whole is recorded beside
 //! itself (`.checked`: digest, length, inode, change times), and hashed again when one of those
 //! differs. Damage below the file system is noticed by the prover, which verifies each proof it makes.
 
 mod file;
+mod set;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -21,11 +22,11 @@ use std::time::{Duration, Instant};
 use blake2b_simd::{Params as Blake2b, State};
 use curio_core::SealProof;
 use serde::{Deserialize, Serialize};
-use storage_proofs_core::parameter_cache;
 use storage_proofs_core::settings::SETTINGS;
 
 use self::file::hex_digest;
 pub use self::file::{Adopted, ParamsFile, Whole};
+pub use self::set::{Circuit, Set};
 use crate::groth16::Keep;
 use crate::library;
 
@@ -35,18 +36,6 @@ pub const DIR_VARIABLE: &str = "FIL_PROOFS_PARAMETER_CACHE";
 /// How long to wait for another process that generates the same parameters: several times what two
 /// slow cores need.
 const GENERATION_TIMEOUT: Duration = Duration::from_secs(45 * 60);
-
-/// Digests (first 128 bits of BLAKE2b, in hex, as the library's manifest has them) of the files that
-/// the generator makes. Both follow from the seed and the circuit alone.
-const GENERATED: [(SealProof, Digests); 1] = [(
-    SealProof::StackedDrg2KiBV1_1,
-    Digests { params: "65cfbec8d46256cde46412d820d9eea0", verifying_key: "8742038036e9ddb53894dc1787aaa6d6" },
-)];
-
-struct Digests {
-    params: &'static str,
-    verifying_key: &'static str,
-}
 
 /// Parameters cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -150,82 +139,54 @@ pub fn use_dir(dir: &Path) -> Result<(), ParamsError> {
     Err(ParamsError::OtherDir { used: used.display().to_string(), wanted: dir.display().to_string() })
 }
 
-/// The files for making proofs of this kind: the key that verifies them, which is small, then the parameters.
-pub fn files(proof: SealProof) -> [ParamsFile; 2] {
-    [verifying_key(proof), params(proof)]
-}
-
-fn verifying_key(proof: SealProof) -> ParamsFile {
-    let name = parameter_cache::verifying_key_id(&library::circuit_id(proof));
-    ParamsFile::known(name, proof, generated(proof).map(|digests| digests.verifying_key))
-}
-
-fn params(proof: SealProof) -> ParamsFile {
-    let name = parameter_cache::parameter_id(&library::circuit_id(proof));
-    ParamsFile::known(name, proof, generated(proof).map(|digests| digests.params))
-}
-
-fn generated(proof: SealProof) -> Option<&'static Digests> {
-    GENERATED.iter().find(|(of, _)| *of == proof).map(|(_, digests)| digests)
-}
-
-/// Whether the parameters of this kind are made here when nobody brings them.
-pub fn can_make(proof: SealProof) -> bool {
-    generated(proof).is_some()
-}
-
-/// Path of the parameters that make proofs.
-pub fn params_path(dir: &Path, proof: SealProof) -> PathBuf {
-    params(proof).path(dir)
-}
-
-/// Path of the key that verifies them.
-pub fn verifying_key_path(dir: &Path, proof: SealProof) -> PathBuf {
-    verifying_key(proof).path(dir)
-}
-
-/// Whether `dir` has whole parameters for making proofs of this kind. Makes nothing.
+/// Whether `dir` has the whole set, for making proofs. Makes nothing.
 ///
 /// # Errors
 /// [`ParamsError::Missing`], [`ParamsError::NotGenerated`], [`ParamsError::Damaged`], or io.
-pub fn check(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
-    files(proof).iter().try_for_each(|file| file.check(dir).map(drop))
+pub fn check(dir: &Path, set: Set) -> Result<(), ParamsError> {
+    set.files().iter().try_for_each(|file| file.check(dir).map(drop))
 }
 
-/// Whether `dir` has the whole verifying key for this kind. Makes nothing.
+/// Whether `dir` has the whole verifying key of the set. Makes nothing.
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_verifying_key(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
-    verifying_key(proof).check(dir).map(drop)
+pub fn check_verifying_key(dir: &Path, set: Set) -> Result<(), ParamsError> {
+    set.verifying_key().check(dir).map(drop)
 }
 
-/// Brings the parameters for making proofs into `dir`: those of 2 KiB are generated when they are
-/// missing (four CPU-minutes, 0.6 GB of memory, 1.1 GB of disk), all are checked.
+/// Brings the set for making proofs into `dir`: those of 2 KiB are generated when they are missing
+/// (PoRep: four CPU-minutes, 0.6 GB of memory, 1.1 GB of disk; proofs of spacetime: seconds), all are
+/// checked.
 ///
 /// Two processes that start together make one file: the second waits, at most 45 minutes.
 ///
 /// # Errors
 /// As [`check`], and [`ParamsError::Waited`].
-pub fn ensure(dir: &Path, proof: SealProof, progress: &mut dyn FnMut(ParamsProgress)) -> Result<(), ParamsError> {
-    ensure_verifying_key(dir, proof)?;
+pub fn ensure(dir: &Path, set: Set, progress: &mut dyn FnMut(ParamsProgress)) -> Result<(), ParamsError> {
+    ensure_key(dir, set)?;
     let mut told = |phase: &str, fraction: f64| progress(ParamsProgress { phase: phase.to_owned(), fraction });
-    ensure_file(dir, &params(proof), proof, Keep::All, &mut told)
+    ensure_file(dir, &set.params(), set, Keep::All, &mut told)
 }
 
-/// Brings the verifying key into `dir`, which is all that checking proofs needs: three CPU-seconds
-/// for 2 KiB when it is missing.
+/// Brings the verifying keys of a sector size into `dir`, which is all that checking proofs needs:
+/// four CPU-seconds for 2 KiB when they are missing.
 ///
 /// # Errors
 /// As [`ensure`].
-pub fn ensure_verifying_key(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
-    ensure_file(dir, &verifying_key(proof), proof, Keep::VerifyingKey, &mut |_, _| ())
+pub fn ensure_verifying_keys(dir: &Path, proof: SealProof) -> Result<(), ParamsError> {
+    Set::all_of(proof).into_iter().try_for_each(|set| ensure_key(dir, set))
+}
+
+/// [`ensure_verifying_keys`] of one set.
+pub(crate) fn ensure_key(dir: &Path, set: Set) -> Result<(), ParamsError> {
+    ensure_file(dir, &set.verifying_key(), set, Keep::VerifyingKey, &mut |_, _| ())
 }
 
 fn ensure_file(
     dir: &Path,
     file: &ParamsFile,
-    proof: SealProof,
+    set: Set,
     keep: Keep,
     told: &mut dyn FnMut(&'static str, f64),
 ) -> Result<(), ParamsError> {
@@ -234,7 +195,7 @@ fn ensure_file(
         checked => return checked.map(drop),
     }
     let _lock = lock(dir, file, &mut || told("waiting for another process that brings the same file", 0.0))?;
-    generate(dir, file, proof, keep, told)
+    generate(dir, file, set, keep, told)
 }
 
 /// Takes the lock for bringing a file; the operating system gives it back when the process ends.
@@ -256,7 +217,7 @@ fn lock(dir: &Path, file: &ParamsFile, waiting: &mut dyn FnMut()) -> Result<File
 fn generate(
     dir: &Path,
     file: &ParamsFile,
-    proof: SealProof,
+    set: Set,
     keep: Keep,
     told: &mut dyn FnMut(&'static str, f64),
 ) -> Result<(), ParamsError> {
@@ -266,7 +227,7 @@ fn generate(
         checked => return checked.map(drop),
     }
     let path = file.path(dir);
-    let setup = library::evaluate_porep(proof, keep, told)?;
+    let setup = library::evaluate(set, keep, told)?;
     let temporary = crate::cache::with_suffix(&path, ".tmp");
     let mut write = || -> io::Result<String> {
         let mut hashed = Hashed { file: File::create(&temporary)?, hash: Blake2b::new().to_state() };
@@ -310,118 +271,4 @@ impl Write for Hashed {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc;
-
-    const PROOF: SealProof = SealProof::StackedDrg2KiBV1_1;
-
-    /// A folder with the verifying key of 2 KiB.
-    fn with_key() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        ensure_verifying_key(&default_dir(), PROOF).unwrap();
-        let path = verifying_key_path(dir.path(), PROOF);
-        fs::copy(verifying_key_path(&default_dir(), PROOF), &path).unwrap();
-        (dir, path)
-    }
-
-    #[test]
-    fn a_flipped_byte_is_one_sentence_also_after_the_file_was_found_whole() {
-        let (dir, path) = with_key();
-        check_verifying_key(dir.path(), PROOF).unwrap();
-        assert!(crate::cache::with_suffix(&path, ".checked").exists(), "the file is recorded as whole");
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[1000] ^= 1;
-        fs::write(&path, &bytes).unwrap();
-        for called in [check_verifying_key(dir.path(), PROOF), ensure_verifying_key(dir.path(), PROOF)] {
-            let error = called.unwrap_err();
-            assert_eq!(error.permanent_reason(), Some("bad-parameters"));
-            let text = error.to_string();
-            let start = format!("parameter file {} is damaged: its digest is ", path.display());
-            assert!(text.starts_with(&start), "{text}");
-            assert!(text.contains("instead of 8742038036e9ddb53894dc1787aaa6d6"), "{text}");
-            assert!(text.ends_with("delete the file, then `curio fetch-params` brings it back"), "{text}");
-        }
-        assert_eq!(fs::read(&path).unwrap(), bytes, "the damaged file is left to look at");
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = check(dir.path(), PROOF).unwrap_err();
-        assert!(matches!(error, ParamsError::NotGenerated { .. }), "{error}");
-        for result in [
-            check(dir.path(), SealProof::StackedDrg32GiBV1_1),
-            ensure(dir.path(), SealProof::StackedDrg32GiBV1_1, &mut |_| ()),
-        ] {
-            let text = result.unwrap_err().to_string();
-            assert!(
-                text.contains("is missing; put the published parameters for sectors of 34359738368 bytes"),
-                "{text}"
-            );
-        }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "a check makes nothing");
-    }
-
-    #[test]
-    fn parameters_missing_beside_a_good_key_are_named() {
-        let (dir, _) = with_key();
-        let error = check(dir.path(), PROOF).unwrap_err();
-        assert!(
-            matches!(&error, ParamsError::NotGenerated { path } if *path == params_path(dir.path(), PROOF)),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn damaged_parameters_beside_a_good_key_are_named() {
-        let (dir, _) = with_key();
-        let path = params_path(dir.path(), PROOF);
-        fs::write(&path, "a file that was cut off").unwrap();
-        for called in [check(dir.path(), PROOF), ensure(dir.path(), PROOF, &mut |_| panic!("nothing is made"))] {
-            let text = called.unwrap_err().to_string();
-            assert!(text.starts_with(&format!("parameter file {} is damaged", path.display())), "{text}");
-        }
-    }
-
-    #[test]
-    fn two_that_start_together_make_one_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = verifying_key(PROOF);
-        // Another process that generates: it holds the lock, and gives it back when we have waited.
-        let held = lock(dir.path(), &file, &mut || ()).unwrap();
-        let (waits, waiting) = mpsc::channel();
-        std::thread::scope(|scope| {
-            let (file, dir) = (&file, dir.path());
-            scope.spawn(move || {
-                let _lock = lock(dir, file, &mut || waits.send(()).unwrap_or_default()).unwrap();
-                let twice = &mut |_: &'static str, _: f64| panic!("the file is made twice");
-                generate(dir, file, PROOF, Keep::VerifyingKey, twice).unwrap();
-            });
-            waiting.recv().unwrap();
-            generate(dir, file, PROOF, Keep::VerifyingKey, &mut |_, _| ()).unwrap();
-            drop(held);
-            check_verifying_key(dir, PROOF).unwrap();
-        });
-        assert!(!crate::cache::with_suffix(&file.path(dir.path()), ".tmp").exists());
-    }
-
-    #[test]
-    fn a_file_given_back_after_damage_is_taken_again() {
-        let (dir, path) = with_key();
-        let good = fs::read(&path).unwrap();
-        fs::write(&path, "nothing of the kind").unwrap();
-        assert!(check_verifying_key(dir.path(), PROOF).is_err());
-        fs::write(&path, good).unwrap();
-        check_verifying_key(dir.path(), PROOF).unwrap();
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, "").unwrap();
-        let error = ensure_verifying_key(&file.join("params"), PROOF).unwrap_err().to_string();
-        assert!(error.starts_with("failed to") && error.contains(&file.display().to_string()), "{error}");
-    }
-}
+mod tests;

@@ -50,7 +50,7 @@ pub struct SdrProgress {
 pub fn replica_id(input: &SdrInput) -> [u8; 32] {
     let SdrInput { proof, sector, ticket, comm_d } = input;
     let mut hash = Sha256::new();
-    hash.update(library::prover_id(*sector));
+    hash.update(library::prover_id(sector.sp));
     hash.update(sector.number.to_be_bytes());
     hash.update(ticket);
     hash.update(comm_d);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cache::{self, Cache};
+use crate::params::{Circuit, Set};
 use crate::pieces::{NODE_BYTES, PieceSpec, truncated};
 use crate::{Commitment, ProofError, library, params, pieces};
 
@@ -169,11 +170,16 @@ fn vanilla_proof(input: &C1Input<'_>, seed: &[u8; 32]) -> Result<SealCommitPhase
     library::commit_phase1(input, seed)
 }
 
-fn require_commitment(what: &'static str, value: &Commitment) -> Result<(), ProofError> {
-    if *value != [0; 32] && library::is_field_element(value) {
+pub(crate) fn require_commitment(what: &'static str, value: &Commitment) -> Result<(), ProofError> {
+    if is_commitment(value) {
         return Ok(());
     }
     Err(ProofError::NotACommitment { what, value: hex::encode(value) })
+}
+
+/// Whether the bytes may be a comm_d or comm_r.
+pub(crate) fn is_commitment(value: &Commitment) -> bool {
+    *value != [0; 32] && library::is_field_element(value)
 }
 
 /// The SNARK of a vanilla proof; it verifies. Real ones of 2 KiB take 110 CPU-seconds and 2.7 GB.
@@ -200,11 +206,11 @@ pub fn c2(sector: SectorRef, vanilla_proof: &[u8], snark: Snark) -> Result<Vec<u
     params::use_dir(&dir)?;
     let porep = match snark {
         Snark::Real => {
-            params::check(&dir, proof)?;
+            params::check(&dir, Set { circuit: Circuit::Porep, proof })?;
             library::commit_phase2(sector, phase1)?
         }
         #[cfg(debug_assertions)]
-        Snark::Simulated => crate::simulated::SimulatedPorep::of(&dir, &input)?.into_bytes(),
+        Snark::Simulated => crate::simulated::SimulatedProof::of_porep(&dir, &input)?.into_bytes(),
     };
     if verify_seal(&input, &porep)? {
         return Ok(porep);
@@ -220,9 +226,8 @@ pub fn c2(sector: SectorRef, vanilla_proof: &[u8], snark: Snark) -> Result<Vec<u
 pub fn verify_seal(input: &VerifyInput, porep: &[u8]) -> Result<bool, ProofError> {
     let dir = params::default_dir();
     params::use_dir(&dir)?;
-    params::check_verifying_key(&dir, input.proof)?;
-    let commitments = [("comm_d", &input.comm_d), ("comm_r", &input.comm_r)];
-    if commitments.into_iter().any(|(what, value)| require_commitment(what, value).is_err()) {
+    params::check_verifying_key(&dir, Set { circuit: Circuit::Porep, proof: input.proof })?;
+    if ![&input.comm_d, &input.comm_r].into_iter().all(is_commitment) {
         return Ok(false);
     }
     library::verify_seal(input, porep)
@@ -261,7 +266,7 @@ pub fn clear_cache(proof: SealProof, cache: &Path) -> Result<(), ProofError> {
     for (path, bytes) in cache.tree_r_last() {
         cache::require(&path, bytes, "TreeRC")?;
     }
-    cache::require(&cache.p_aux(), 2 * NODE_BYTES as u64, "TreeRC")?;
+    cache::require(&cache.p_aux(), cache::P_AUX_BYTES, "TreeRC")?;
     let layers = (1..=proof.layers()).map(|layer| cache.layer(layer));
     let trees = cache.tree_c().into_iter().map(|(path, _)| path);
     for path in layers.chain(trees).chain([cache.tree_d(), cache.replica_id()]) {

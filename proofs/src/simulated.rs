@@ -10,14 +10,14 @@ use std::sync::OnceLock;
 
 use bellperson::groth16;
 use blstrs::{Bls12, Scalar};
-use curio_core::SealProof;
+use curio_core::{SealProof, SpId};
 use ff::Field;
 use group::Curve;
 use rand_08::SeedableRng;
 use rand_xorshift::XorShiftRng;
 
 use crate::groth16::Keep;
-use crate::params::{self, ParamsError};
+use crate::params::{self, Circuit, ParamsError, Set};
 use crate::{ProofError, VerifyInput, library};
 
 // A release build leaves the module out; this keeps it so when somebody changes the attribute.
@@ -25,22 +25,43 @@ const _: () = assert!(cfg!(debug_assertions), "simulated proofs must not reach a
 
 /// A proof that proves nothing and verifies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SimulatedPorep(Vec<u8>);
+pub struct SimulatedProof(Vec<u8>);
 
-impl SimulatedPorep {
-    /// The proof for a sector, accepted for exactly these commitments, ticket and seed. Makes the
+impl SimulatedProof {
+    /// The PoRep of a sector, accepted for exactly these commitments, ticket and seed. Makes the
     /// verifying key in `params_dir` when it is missing.
     ///
     /// # Errors
     /// [`ProofError::Params`]; also for sizes whose secrets nobody knows.
-    pub fn of(params_dir: &Path, input: &VerifyInput) -> Result<SimulatedPorep, ProofError> {
-        params::ensure_verifying_key(params_dir, input.proof)?;
-        let scalars = input_scalars(params_dir, input.proof)?;
+    pub fn of_porep(params_dir: &Path, input: &VerifyInput) -> Result<SimulatedProof, ProofError> {
+        let set = Set { circuit: Circuit::Porep, proof: input.proof };
+        SimulatedProof::of(params_dir, set, &library::public_inputs(input)?)
+    }
+
+    /// The winning PoSt of a vanilla proof, accepted for exactly this sector and randomness, which is
+    /// a field element here. Makes the verifying key in `params_dir` when it is missing.
+    ///
+    /// # Errors
+    /// As [`SimulatedProof::of_porep`]; [`ProofError::Library`] when the vanilla proof does not verify.
+    pub(crate) fn of_winning_post(
+        params_dir: &Path,
+        proof: SealProof,
+        sp: SpId,
+        randomness: &[u8; 32],
+        vanilla: &[u8],
+    ) -> Result<SimulatedProof, ProofError> {
+        let public = library::post::winning_public_inputs(proof, sp, randomness, vanilla)?;
+        SimulatedProof::of(params_dir, Set { circuit: Circuit::WinningPost, proof }, &[public])
+    }
+
+    fn of(params_dir: &Path, set: Set, partitions: &[Vec<Scalar>]) -> Result<SimulatedProof, ProofError> {
+        params::ensure_key(params_dir, set)?;
+        let scalars = input_scalars(params_dir, set)?;
         let trapdoor = library::test_trapdoor();
         // Any randomness will do; this one makes equal proofs of equal input.
-        let mut rng = XorShiftRng::seed_from_u64(input.sector.number);
+        let mut rng = XorShiftRng::seed_from_u64(0);
         let mut bytes = Vec::new();
-        for public in library::public_inputs(input)? {
+        for public in partitions {
             let (r, s) = (Scalar::random(&mut rng), Scalar::random(&mut rng));
             let sum = public.iter().zip(&scalars[1..]).fold(scalars[0], |sum, (input, scalar)| sum + *input * scalar);
             let over_delta = trapdoor.delta.invert().expect("a random scalar is not zero");
@@ -52,7 +73,7 @@ impl SimulatedPorep {
             };
             proof.write(&mut bytes).map_err(ProofError::io("write a proof to", Path::new("memory")))?;
         }
-        Ok(SimulatedPorep(bytes))
+        Ok(SimulatedProof(bytes))
     }
 
     /// As a real proof is passed on.
@@ -61,18 +82,37 @@ impl SimulatedPorep {
     }
 }
 
-/// Scalars of the public inputs: three seconds to compute, so they are kept beside the verifying key,
-/// which tells whether they are right.
-fn input_scalars(dir: &Path, proof: SealProof) -> Result<&'static [Scalar], ProofError> {
-    static OF_2KIB: OnceLock<Vec<Scalar>> = OnceLock::new();
-    if proof != SealProof::StackedDrg2KiBV1_1 {
-        let error = format!("the secrets of the parameters for sectors of {} bytes are not known", proof.sector_size());
-        return Err(ParamsError::Circuit(error).into());
+/// What is remembered of the circuits whose proofs are simulated.
+fn remembered(set: Set) -> Option<&'static OnceLock<Vec<Scalar>>> {
+    static POREP: OnceLock<Vec<Scalar>> = OnceLock::new();
+    static WINNING_POST: OnceLock<Vec<Scalar>> = OnceLock::new();
+    match (set.proof, set.circuit) {
+        (SealProof::StackedDrg2KiBV1_1, Circuit::Porep) => Some(&POREP),
+        (SealProof::StackedDrg2KiBV1_1, Circuit::WinningPost) => Some(&WINNING_POST),
+        // A real window PoSt takes three CPU-seconds, and so is never simulated.
+        (SealProof::StackedDrg2KiBV1_1, Circuit::WindowPost)
+        | (
+            SealProof::StackedDrg8MiBV1_1
+            | SealProof::StackedDrg512MiBV1_1
+            | SealProof::StackedDrg32GiBV1_1
+            | SealProof::StackedDrg64GiBV1_1,
+            _,
+        ) => None,
     }
-    if let Some(scalars) = OF_2KIB.get() {
+}
+
+/// Scalars of the public inputs: three seconds to compute for PoRep, so they are kept beside the
+/// verifying key, which tells whether they are right.
+fn input_scalars(dir: &Path, set: Set) -> Result<&'static [Scalar], ProofError> {
+    let Some(remembered) = remembered(set) else {
+        let (circuit, bytes) = (set.circuit, set.proof.sector_size());
+        let error = format!("the secrets of the {circuit:?} parameters for sectors of {bytes} bytes are not known");
+        return Err(ParamsError::Circuit(error).into());
+    };
+    if let Some(scalars) = remembered.get() {
         return Ok(scalars);
     }
-    let key_path = params::verifying_key_path(dir, proof);
+    let key_path = set.verifying_key().path(dir);
     let key = fs::read(&key_path).map_err(ProofError::io("read", &key_path))?;
     let key = groth16::VerifyingKey::<Bls12>::read(&key[..]).map_err(ProofError::io("read", &key_path))?;
     let path = crate::cache::with_suffix(&key_path, ".simulated");
@@ -80,7 +120,7 @@ fn input_scalars(dir: &Path, proof: SealProof) -> Result<&'static [Scalar], Proo
     let scalars = match kept {
         Some(scalars) => scalars,
         None => {
-            let scalars = library::evaluate_porep(proof, Keep::VerifyingKey, &mut |_, _| ())?.input_scalars();
+            let scalars = library::evaluate(set, Keep::VerifyingKey, &mut |_, _| ())?.input_scalars();
             let bytes: Vec<u8> = scalars.iter().flat_map(Scalar::to_bytes_le).collect();
             // Only a shortcut for the next process; the rename keeps readers off half a file.
             let temporary = crate::cache::with_suffix(&path, &format!(".{}.tmp", std::process::id()));
@@ -88,7 +128,7 @@ fn input_scalars(dir: &Path, proof: SealProof) -> Result<&'static [Scalar], Proo
             scalars
         }
     };
-    Ok(OF_2KIB.get_or_init(|| scalars))
+    Ok(remembered.get_or_init(|| scalars))
 }
 
 fn scalars_of(bytes: &[u8]) -> Vec<Scalar> {

@@ -11,6 +11,8 @@ use common::{PROOF, Sector};
 use curio_proofs::child::{Message, Request, Response, serve};
 use curio_proofs::{Snark, VerifyInput, params, verify_seal};
 
+const SET: params::Set = params::Set { circuit: params::Circuit::Porep, proof: PROOF };
+
 /// Whole peak of the process, which is what a task must reserve.
 const MAX_RSS_KIB: u64 = 3_500_000;
 
@@ -24,12 +26,8 @@ fn a_real_proof_of_replication_is_made_and_verifies() {
             last = at.phase;
         }
     };
-    params::ensure(&dir, PROOF, &mut progress).unwrap();
-    assert_eq!(
-        vk_of_params(&dir),
-        std::fs::read(params::verifying_key_path(&dir, PROOF)).unwrap(),
-        "one setup, one key"
-    );
+    params::ensure(&dir, SET, &mut progress).unwrap();
+    assert_eq!(vk_of_params(&dir), std::fs::read(SET.verifying_key().path(&dir)).unwrap(), "one setup, one key");
 
     let sector = Sector::new(&[1016]);
     sector.make_layers_and_data();
@@ -70,9 +68,9 @@ fn call(request: &Request) -> Response {
 
 /// The verifying key with which the parameter file begins, as long as the file of its own.
 fn vk_of_params(dir: &std::path::Path) -> Vec<u8> {
-    let length = std::fs::metadata(params::verifying_key_path(dir, PROOF)).unwrap().len();
+    let length = std::fs::metadata(SET.verifying_key().path(dir)).unwrap().len();
     let mut key = Vec::new();
-    File::open(params::params_path(dir, PROOF)).unwrap().take(length).read_to_end(&mut key).unwrap();
+    File::open(SET.params().path(dir)).unwrap().take(length).read_to_end(&mut key).unwrap();
     key
 }
 

@@ -12,7 +12,9 @@ use curio_proofs::Snark;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::chain_sched::Fence;
 use crate::parameters::Parameters;
+use crate::post::counters::PostCounters;
 use crate::prove::Prover;
 use crate::seal::counters::Counters;
 use crate::seal::fault_pause::FaultPause;
@@ -23,6 +25,8 @@ use crate::storage::Storage;
 pub struct Deps {
     pub db: Db,
     pub chain: Client,
+    /// Must pass before anything signed leaves this machine.
+    pub fence: Fence,
     pub storage: Storage,
     pub prover: Prover,
     pub config: Arc<Config>,
@@ -37,6 +41,7 @@ pub struct Deps {
     /// For piece data by URL.
     pub http: reqwest::Client,
     pub counters: Arc<Counters>,
+    pub post_counters: Arc<PostCounters>,
     pub fault_pause: FaultPause,
 }
 

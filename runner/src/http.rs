@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use axum::Json;
@@ -19,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain_sched::Fence;
+use crate::chain_sched::fence::Verdict;
 use crate::metrics::Metrics;
 use crate::parameters::Parameters;
 
@@ -75,6 +77,8 @@ pub struct Probes {
     chain: Client,
     /// None where PoRep does not run.
     parameters: Option<Parameters>,
+    /// Known once the chain is.
+    fence: Arc<OnceLock<Fence>>,
     phase: Arc<Mutex<Phase>>,
 }
 
@@ -82,7 +86,12 @@ impl Probes {
     /// Probes of a runner that has not reached its chain node yet.
     pub fn new(db: Db, chain: Client, parameters: Option<Parameters>) -> Probes {
         let phase = Phase::WaitingForChain("the chain node was not asked yet".to_owned());
-        Probes { db, chain, parameters, phase: Arc::new(Mutex::new(phase)) }
+        Probes { db, chain, parameters, fence: Arc::default(), phase: Arc::new(Mutex::new(phase)) }
+    }
+
+    /// Looks at this fence, too. Only the first call counts.
+    pub fn fence(&self, fence: Fence) {
+        let _ = self.fence.set(fence);
     }
 
     /// Says where the runner has come to.
@@ -102,6 +111,7 @@ impl Probes {
             ("database", Check::of(database)),
             ("chain", Check::of(chain)),
             ("engine", Check::of(self.engine())),
+            ("fence", Check::of(self.fence_verdict())),
             ("parameters", Check::of(self.parameters())),
             ("processor", Check::of(self.processor())),
         ]);
@@ -132,6 +142,15 @@ impl Probes {
             },
             Phase::WaitingForChain(error) => Err(format!("waits for the chain node: {error}")),
             Phase::Stopping => Err("stopping".to_owned()),
+        }
+    }
+
+    fn fence_verdict(&self) -> Result<String, String> {
+        match self.fence.get().and_then(Fence::verdict) {
+            Some(Verdict::Open) => Ok("messages and blocks may leave".to_owned()),
+            Some(Verdict::Held(held)) => Err(held.to_string()),
+            // The chain's own check says whether a head can come.
+            None => Ok("no head of the chain was seen yet".to_owned()),
         }
     }
 

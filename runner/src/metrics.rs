@@ -1,7 +1,8 @@
 //! `/metrics`: the numbers of the engine, of the pipeline and of the chain in the text format of
 //! Prometheus. Label sets are closed: no sector, task id, CID or address.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use curio_core::Resources;
 use curio_harmony::{Db, DbError};
@@ -14,14 +15,27 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing::warn;
 
-use crate::chain_follow::LoopStatus;
+use self::balances::Balances;
+use crate::chain_sched::Fence;
+use crate::chain_sched::scheduler::StatusHandle;
+use crate::post::counters::PostCounters;
+use crate::post::window;
 use crate::seal::counters::{Counters, Counts};
 
+pub mod balances;
+mod chain;
+mod post;
+
 /// What is known once the machine has registered.
-struct Running {
-    engine: Arc<curio_harmony::Metrics>,
-    chain: Arc<Mutex<LoopStatus>>,
-    capacity: Resources,
+pub struct Running {
+    pub engine: Arc<curio_harmony::Metrics>,
+    pub chain: StatusHandle,
+    pub fence: Fence,
+    pub balances: Balances,
+    pub post: Arc<PostCounters>,
+    /// Time between epochs.
+    pub block_delay: Duration,
+    pub capacity: Resources,
 }
 
 /// All numbers of this process. A clone is the same.
@@ -39,9 +53,9 @@ impl Metrics {
         Metrics { db, counters, machine: machine.into(), running: Arc::default() }
     }
 
-    /// Adds those of the engine and of the chain. Only the first call counts.
-    pub fn watch(&self, engine: Arc<curio_harmony::Metrics>, chain: Arc<Mutex<LoopStatus>>, capacity: Resources) {
-        let _ = self.running.set(Running { engine, chain, capacity });
+    /// Adds what is known now. Only the first call counts.
+    pub fn watch(&self, running: Running) {
+        let _ = self.running.set(running);
     }
 
     /// Everything as text. Numbers that only the database knows are left out while it is away.
@@ -62,13 +76,17 @@ impl Metrics {
                 }
                 running.engine.register(&mut registry);
                 register_capacity(&mut registry, running.capacity);
-                let head = running.chain.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).head;
-                if let Some((epoch, seen)) = head {
-                    let (head, age) = (Gauge::<i64>::default(), Gauge::<i64>::default());
-                    head.set(epoch.0);
-                    age.set(i64::try_from(seen.elapsed().as_secs()).unwrap_or(i64::MAX));
-                    registry.register("curio_chain_head_epoch", "Epoch of the chain's head", head);
-                    registry.register("curio_chain_head_age_seconds", "Time since the head was seen", age);
+                let chain = running.chain.read();
+                let now = chain.head.map(|(head, seen)| post::Now {
+                    head,
+                    age: seen.elapsed(),
+                    block_delay: running.block_delay,
+                });
+                chain::register(&mut registry, chain, running.fence.verdict());
+                running.balances.register(&mut registry);
+                match window::standing(&self.db).await {
+                    Ok(standing) => post::register(&mut registry, running.post.read(), &standing, now),
+                    Err(error) => warn!(error = %error, "failed to count the partitions to prove for /metrics"),
                 }
             }
             None => self.db.metrics().register(&mut registry),
@@ -167,6 +185,7 @@ fn register_counts(registry: &mut Registry, counts: Counts) {
         tasks_recreated,
         messages_landed,
         messages_repeated,
+        messages_replaced,
         reseals,
         sectors_failed,
         polls,
@@ -192,6 +211,11 @@ fn register_counts(registry: &mut Registry, counts: Counts) {
         repeated.get_or_create(&OfMethod { method }).inc_by(count);
     }
     registry.register("curio_message_repeated", "Messages given up and asked for again", repeated);
+    let replaced: Family<OfMethod, Counter> = Family::default();
+    for (method, count) in messages_replaced {
+        replaced.get_or_create(&OfMethod { method }).inc_by(count);
+    }
+    registry.register("curio_message_replaced", "Messages sent again with a higher price", replaced);
     let failed: Family<OfReason, Counter> = Family::default();
     for (reason, count) in sectors_failed {
         failed.get_or_create(&OfReason { reason }).inc_by(count);

@@ -3,7 +3,11 @@
 use curio_harmony::Registry;
 
 use crate::deps::Deps;
-use crate::message::send::SendMessage;
+use crate::message::send::{SendMessage, SendPost};
+use crate::post::window::compute::WdPost;
+use crate::post::window::recover::WdPostRecover;
+use crate::post::window::submit::WdPostSubmit;
+use crate::post::winning::mine::WinPost;
 use crate::seal::commit::CommitSubmit;
 use crate::seal::finalize::Finalize;
 use crate::seal::move_storage::MoveStorage;
@@ -26,6 +30,11 @@ pub fn registry(deps: &Deps) -> Registry {
     if on.enable_po_rep_proof       { registry.register(PoRep::new(deps)); }
     if on.enable_send_commit_msg    { registry.register(CommitSubmit::new(deps)); }
     if on.enable_move_storage       { registry.register(MoveStorage::new(deps)); }
+    if on.enable_window_post        { registry.register(WdPost::new(deps)); }
+    if on.enable_window_post        { registry.register(WdPostSubmit::new(deps)); }
+    if on.enable_window_post        { registry.register(WdPostRecover::new(deps)); }
+    if on.enable_winning_post       { registry.register(WinPost::new(deps)); }
     if on.sends_messages()          { registry.register(SendMessage::new(deps)); }
+    if on.sends_messages()          { registry.register(SendPost::new(deps)); }
     registry
 }

@@ -7,9 +7,10 @@
 
 mod address;
 mod front;
+mod ready_file;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,21 +20,20 @@ use curio_core::Resources;
 use curio_core::config::{Config, Effective};
 use curio_harmony::{Db, DbError, Engine, EngineState, MachineSpec, StartError, Timing};
 use curio_proofs::Snark;
-use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::address::{advertised, loopback};
-use self::front::{Listener, serve, wait_for_database};
+use self::address::advertised;
+use self::front::{Listener, serve, wait_for_chain, wait_for_database};
 use crate::attach::{AttachArg, AttachAtStartError, attach_all};
-use crate::cli::sentence;
+use crate::chain_sched::{self, Fence};
 use crate::database::OpenError;
 use crate::deps::{Chance, Deps, Network};
 use crate::http::{self, Phase, Probes};
-use crate::metrics::Metrics;
-use crate::parameters::{Parameters, Source, SourceError};
+use crate::metrics::{Metrics, Running};
+use crate::parameters::{Parameters, Source, SourceError, circuits_needed};
 use crate::prove::Prover;
 use crate::seal::counters::Counters;
 use crate::seal::fault_pause::FaultPause;
@@ -41,10 +41,7 @@ use crate::settings::{self, Process, SettingsError};
 use crate::storage::location::RedeclareError;
 use crate::storage::remote::RemoteState;
 use crate::storage::{Storage, StorageOptions, StorageTiming, remote};
-use crate::{chain_follow, cpu, registry};
-
-/// Pause between two questions to a chain node that does not answer; doubles up to the second.
-const CHAIN_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+use crate::{cpu, registry};
 
 /// How long the background loops may take to end.
 const LOOPS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -143,7 +140,6 @@ pub enum RunError {
 pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), RunError> {
     let prover = settings::prover()?;
     let source = options.parameters_url.as_deref().map(Source::new).transpose()?;
-    let parameters = parameters_of(snark_of(&options), source);
     let listener = Listener::bind(options.listen).await?;
     let local = listener.local;
     info!(machine = %options.name, "machine '{}' serves on {local}", options.name);
@@ -152,7 +148,9 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let effective = settings::load(&db, &options.layers).await?;
     warn_about(&effective);
     let config = Arc::new(effective.config);
-    if !config.subsystems.seals() {
+    let circuits = circuits_needed(&config.subsystems, snark_of(&options));
+    let parameters = Parameters::new(curio_proofs::params::default_dir(), source, circuits);
+    if !config.subsystems.seals() && !config.subsystems.proves() {
         return Err(RunError::NothingEnabled { layers: format!("base,{}", options.layers.join(",")) });
     }
     let chain = settings::chain_client(&config, &Process)?;
@@ -172,8 +170,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     let all_ends = CancellationToken::new();
     let counters = Arc::new(Counters::default());
     let metrics = Metrics::new(db.clone(), Arc::clone(&counters), &options.name);
-    let probes =
-        Probes::new(db.clone(), chain.clone(), config.subsystems.enable_po_rep_proof.then(|| parameters.clone()));
+    let probes = Probes::new(db.clone(), chain.clone(), parameters.is_needed().then(|| parameters.clone()));
     let routes = http::router(probes.clone(), metrics.clone())
         .merge(remote::router(RemoteState { storage: storage.clone(), prover: prover.clone() }));
     let mut background = JoinSet::new();
@@ -211,8 +208,11 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
     info!("the chain is '{}', with a block every {:?}", network.name, network.block_delay);
     let processor = processor(&config, &network);
 
+    let fence = Fence::new(db.clone(), &network.name, config.chain.max_gap_epochs.into());
+    probes.fence(fence.clone());
     let deps = Deps {
         db: db.clone(),
+        fence: fence.clone(),
         chain,
         storage,
         prover: prover.clone(),
@@ -222,6 +222,7 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
         chance: Chance::system(),
         http: reqwest::Client::new(),
         counters,
+        post_counters: Arc::default(),
         fault_pause: FaultPause::from_env(),
         snark: snark_of(options),
         parameters: parameters.clone(),
@@ -242,17 +243,25 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
     let resources = machine.resources;
     let engine = Engine::start(db.clone(), registry, machine, timing(&config)).await?;
     let machine_id = engine.machine_id();
-    let loops = chain_follow::start(&deps, engine.completions(), stop.clone());
-    metrics.watch(engine.metrics(), loops.status_handle(), resources);
+    let loops = chain_sched::start(&deps, engine.completions(), stop.clone());
+    metrics.watch(Running {
+        engine: engine.metrics(),
+        chain: loops.status(),
+        fence,
+        balances: loops.balances(),
+        post: Arc::clone(&deps.post_counters),
+        block_delay: deps.network.block_delay,
+        capacity: resources,
+    });
     let parameters_came = Arc::new(Notify::new());
-    let keeper = config.subsystems.enable_po_rep_proof.then(|| {
+    let keeper = parameters.is_needed().then(|| {
         let came = Arc::clone(&parameters_came);
         tokio::spawn(parameters.keep(db, prover, move || came.notify_one(), stop.clone()))
     });
     let mut state = engine.state();
     probes.enter(Phase::Running { machine_id, state: state.clone(), processor });
     let mut outcome = match &options.ready_file {
-        Some(file) => write_ready_file(file, &options.name, machine_id, local, &tasks),
+        Some(file) => ready_file::write(file, &options.name, machine_id, local, &tasks),
         None => Ok(()),
     };
     info!(
@@ -312,14 +321,6 @@ fn processor(config: &Config, network: &Network) -> Result<String, String> {
     readiness
 }
 
-fn parameters_of(snark: Snark, source: Option<Source>) -> Parameters {
-    match snark {
-        Snark::Real => Parameters::new(curio_proofs::params::default_dir(), source),
-        #[cfg(debug_assertions)]
-        Snark::Simulated => Parameters::assume_ready(),
-    }
-}
-
 #[cfg(debug_assertions)]
 fn snark_of(options: &RunOptions) -> Snark {
     if options.simulated_snarks { Snark::Simulated } else { Snark::Real }
@@ -341,85 +342,14 @@ fn timing(config: &Config) -> Timing {
     }
 }
 
-/// Asks the chain node until it answers; nothing when told to stop before.
-///
-/// # Errors
-/// A node that refuses the token: asking again would not help.
-async fn wait_for_chain(
-    chain: &Client,
-    probes: &Probes,
-    stop: &CancellationToken,
-) -> Result<Option<Network>, RunError> {
-    let (mut pause, longest) = CHAIN_RETRY;
-    loop {
-        let answer = tokio::select! {
-            answer = Network::learn(chain) => answer,
-            () = stop.cancelled() => return Ok(None),
-        };
-        match answer {
-            Ok(network) => return Ok(Some(network)),
-            Err(error @ RpcError::Unauthorized { .. }) => return Err(RunError::Chain(error)),
-            Err(error) => {
-                let text = sentence(&error);
-                warn!("{text}; no task is taken before it answers; asking again in {pause:?}");
-                probes.enter(Phase::WaitingForChain(text));
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
-            () = stop.cancelled() => return Ok(None),
-        }
-    }
-}
-
-/// Writes the file whole or not at all: a reader never sees half of it.
-fn write_ready_file(
-    file: &Path,
-    name: &str,
-    machine_id: i64,
-    local: SocketAddr,
-    tasks: &[String],
-) -> Result<(), RunError> {
-    let failed = |source| RunError::ReadyFile { path: file.to_path_buf(), source };
-    let host = if local.ip().is_unspecified() { SocketAddr::new(loopback(local), local.port()) } else { local };
-    let ready = json!({
-        "url": format!("http://{host}"),
-        "machine": name,
-        "machine_id": machine_id,
-        "pid": std::process::id(),
-        "tasks": tasks,
-    });
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(".writing");
-    let temporary = PathBuf::from(temporary);
-    std::fs::write(&temporary, ready.to_string()).map_err(failed)?;
-    std::fs::rename(&temporary, file).map_err(failed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn address(text: &str) -> SocketAddr {
-        text.parse().expect("an address")
-    }
 
     #[test]
     fn stated_resources_replace_those_found_one_by_one() {
         let found = Resources { cpu: 64, ram_bytes: 1 << 40, gpu_milli: 2000 };
         let stated = Capacity { cpu: Some(2), ram_bytes: None, gpu: Some(0) };
         assert_eq!(stated.over(found), Resources { cpu: 2, ram_bytes: 1 << 40, gpu_milli: 0 });
-    }
-
-    #[test]
-    fn the_ready_file_is_whole_json() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let file = dir.path().join("ready.json");
-        write_ready_file(&file, "sealing-0", 7, address("0.0.0.0:12300"), &["SDR".to_owned()]).expect("it is written");
-        let text = std::fs::read_to_string(&file).expect("it is there");
-        let value: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
-        assert_eq!(value["url"], "http://127.0.0.1:12300");
-        assert_eq!(value["machine"], "sealing-0");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 1, "nothing else is left");
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use curio_core::SealProof;
 use curio_harmony::testing::TestDb;
-use curio_proofs::params::{self, ParamsFile};
-use curio_runner::parameters::{FetchError, Index, Pace, Source, Step, fetch_file};
+use curio_proofs::params::{self, Circuit, ParamsFile, Set};
+use curio_runner::parameters::{FetchError, Index, Pace, Source, Step, fetch, fetch_file};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -212,9 +212,9 @@ async fn two_that_share_a_folder_fetch_a_file_once() {
 fn folder_to_serve() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let machine = params::default_dir();
-    params::ensure_verifying_key(&machine, TEST_SIZE).expect("the key is made");
-    let key = params::verifying_key_path(dir.path(), TEST_SIZE);
-    std::fs::copy(params::verifying_key_path(&machine, TEST_SIZE), key).expect("a copy");
+    params::ensure_verifying_keys(&machine, TEST_SIZE).expect("the keys are made");
+    let key = Set { circuit: Circuit::Porep, proof: TEST_SIZE }.verifying_key();
+    std::fs::copy(key.path(&machine), key.path(dir.path())).expect("a copy");
     std::fs::write(dir.path().join("secret.txt"), "not for others").expect("a file");
     dir
 }
@@ -262,12 +262,39 @@ async fn files_that_are_not_made_yet_are_promised_and_not_sent() {
     let ready = get(&format!("{url}/readyz")).await;
     assert_eq!(ready.status(), 503);
     let sentence = ready.text().await.expect("text");
-    assert!(sentence.starts_with("parameters for sectors of 2 KiB: failed to"), "{sentence}");
+    assert!(sentence.starts_with("parameters for window PoSt of 2 KiB sectors: failed to"), "{sentence}");
     let index: Index = get(&format!("{url}/index.json")).await.json().await.expect("an index");
-    assert_eq!((index.proofs(), index.sectors[0].ready), (vec![TEST_SIZE], false));
-    let name = params::files(TEST_SIZE)[0].name.clone();
-    let early = get(&format!("{url}/{name}")).await;
-    assert_eq!((early.status().as_u16(), early.headers().contains_key("retry-after")), (503, true));
+    assert_eq!((index.sets(), index.sectors[0].ready), (Set::all_of(TEST_SIZE).to_vec(), false));
+    for file in Set::all_of(TEST_SIZE).into_iter().flat_map(Set::files) {
+        let early = get(&format!("{url}/{}", file.name)).await;
+        assert_eq!(
+            (early.status().as_u16(), early.headers().contains_key("retry-after")),
+            (503, true),
+            "{}",
+            file.name
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_machine_gets_the_set_of_one_circuit_from_a_server_that_has_no_other() {
+    let window = Set { circuit: Circuit::WindowPost, proof: TEST_SIZE };
+    let (machine, served, fetching) = (params::default_dir(), tempfile::tempdir(), tempfile::tempdir());
+    let (served, fetching) = (served.expect("a folder"), fetching.expect("a folder"));
+    params::ensure(&machine, window, &mut |_| ()).expect("the set is made");
+    for file in window.files() {
+        std::fs::copy(file.path(&machine), file.path(served.path())).expect("a copy");
+    }
+    let (_server, url) = serving(served.path(), &[]).await;
+    let source = source(&url);
+    let listed = || async { source.index().await.expect("it answers").expect("it has an index").sets() };
+    let found = async { while listed().await != [window] {} };
+    tokio::time::timeout(BOUND, found).await.expect("the set is found whole, and is the only one");
+
+    let mut told = |_| ();
+    let fetched = fetch(&source, fetching.path(), window, &mut told);
+    tokio::time::timeout(BOUND, fetched).await.expect("it ends").expect("it arrives");
+    params::check(fetching.path(), window).expect("it is whole");
 }
 
 #[tokio::test]
@@ -311,6 +338,35 @@ async fn a_runner_is_not_ready_for_porep_before_its_source_answered() {
     runner.says("the parameter source answers").await;
     assert_eq!(get(&format!("{url}/readyz")).await.status(), 200);
     serving.abort();
+}
+
+#[tokio::test]
+async fn a_runner_that_proves_what_is_stored_brings_the_sets_of_that_and_not_those_of_porep() {
+    let db = TestDb::new().await;
+    let chain = chain(any_port()).await;
+    sqlx::query(
+        "INSERT INTO sectors_meta (sp_id, sector_num, reg_seal_proof, ticket_epoch, ticket_value, orig_sealed_cid,
+                                   orig_unsealed_cid, cur_sealed_cid, cur_unsealed_cid, seed_epoch, is_cc)
+         VALUES (1000, 0, $1, 0, '', '', '', '', '', 0, true)",
+    )
+    .bind(i32::try_from(TEST_SIZE.number()).expect("a small number"))
+    .execute(db.db().pool())
+    .await
+    .expect("a sector is stored");
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut command = curio(Some(db.url()));
+    command.args(["run", "--layers", "post", "--name", "post-0", "--listen", "127.0.0.1:0"]);
+    command.env("FULLNODE_API_INFO", api_info(&chain)).env("FIL_PROOFS_PARAMETER_CACHE", dir.path());
+    let mut runner = Runner::start(command);
+    let url = runner.url().await;
+    runner.says("window PoSt of 2 KiB sectors: parameters are ready").await;
+    runner.says("winning PoSt of 2 KiB sectors: parameters are ready").await;
+    let readiness: serde_json::Value = get(&format!("{url}/readyz")).await.json().await.expect("JSON");
+    assert_eq!(readiness["checks"]["parameters"]["ok"], true, "{readiness}");
+    for set in Set::all_of(TEST_SIZE) {
+        let is_porep = set.circuit == Circuit::Porep;
+        assert_eq!(set.params().path(dir.path()).exists(), !is_porep, "{set:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use curio_pipeline::numbers::{self, Numbers};
 use curio_pipeline::stage::Stage;
 use curio_pipeline::status::{self, SectorState};
 use curio_runner::message::outbox;
-use curio_runner::seal::outcome::Purpose;
+use curio_runner::message::purpose::Purpose;
 use curio_runner::seal::{pipeline, poller, queue};
 
 const SECTOR: SectorRef = SectorRef { sp: SpId(1000), number: 7 };
@@ -154,7 +154,7 @@ async fn a_message_asked_for_twice_is_one_message() {
     let db = database.db();
     let request = outbox::Request {
         key: "precommit/f01000/7/0".to_owned(),
-        purpose: Purpose::PreCommit.as_str(),
+        purpose: Purpose::PreCommit,
         message: curio_chain::types::Message::new(
             curio_chain::Address::new_id(100),
             curio_chain::Address::new_id(1000),

@@ -3,10 +3,12 @@
 
 mod actor;
 mod message;
+mod mining;
 mod network;
 mod tipset;
 
 pub use actor::*;
 pub use message::*;
+pub use mining::*;
 pub use network::*;
 pub use tipset::*;

@@ -9,7 +9,7 @@ use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 
 use super::Signature;
-use crate::message::dag_cbor_cid;
+use crate::message::{cbor, dag_cbor_cid};
 use crate::wire::{self, LotusJson};
 
 /// Names a tipset by the CIDs of its blocks. The empty key means the head in most calls, but not in
@@ -153,12 +153,26 @@ pub struct BlockHeader {
 impl BlockHeader {
     /// The block's own CID, over its CBOR.
     pub fn cid(&self) -> Cid {
+        dag_cbor_cid(&self.tuple(self.block_sig.as_ref()))
+    }
+
+    /// The CBOR as the chain stores it.
+    pub fn to_cbor(&self) -> Vec<u8> {
+        cbor(&self.tuple(self.block_sig.as_ref()))
+    }
+
+    /// What the worker key signs: the block's CBOR without the signature.
+    pub fn signing_bytes(&self) -> Vec<u8> {
+        cbor(&self.tuple(None))
+    }
+
+    fn tuple(&self, block_sig: Option<&Signature>) -> impl Serialize {
         let bytes = |bytes: &[u8]| strict_bytes::ByteBuf(bytes.to_vec());
         let beacon_entries: Vec<_> =
             self.beacon_entries.iter().map(|entry| (entry.round, bytes(&entry.data))).collect();
         let win_post_proof: Vec<_> =
             self.win_post_proof.iter().map(|proof| (proof.post_proof, bytes(&proof.proof_bytes))).collect();
-        dag_cbor_cid(&(
+        (
             &self.miner,
             self.ticket.as_ref().map(|ticket| (bytes(&ticket.vrf_proof),)),
             self.election_proof.as_ref().map(|proof| (proof.win_count, bytes(&proof.vrf_proof))),
@@ -172,10 +186,10 @@ impl BlockHeader {
             self.messages,
             self.bls_aggregate.as_ref().map(|signature| bytes(&signature.to_bytes())),
             self.timestamp,
-            self.block_sig.as_ref().map(|signature| bytes(&signature.to_bytes())),
+            block_sig.map(|signature| bytes(&signature.to_bytes())),
             self.fork_signaling,
             &self.parent_base_fee,
-        ))
+        )
     }
 }
 

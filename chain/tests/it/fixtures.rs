@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use curio_chain::message::Cbor;
+use curio_chain::wire::{Json, LotusJson};
+use curio_core::Epoch;
 use serde_json::Value;
 
 pub struct Recorded {
@@ -47,4 +50,33 @@ pub fn all(folder: &str) -> Vec<Recorded> {
 
 pub fn one(folder: &str, name: &str) -> Recorded {
     all(folder).into_iter().find(|recorded| recorded.name == name).unwrap_or_else(|| panic!("no recording {name}"))
+}
+
+/// The value of a member in the node's JSON.
+pub fn wire<T: LotusJson>(value: &Value) -> T {
+    serde_json::from_value::<Json<T>>(value.clone()).unwrap_or_else(|error| panic!("{value}: {error}")).0
+}
+
+/// Bytes in decoded parameters, which are written as hex.
+pub fn bytes(value: &Value) -> Vec<u8> {
+    hex::decode(value["hex"].as_str().unwrap()).unwrap()
+}
+
+pub fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+pub fn epoch(value: &Value) -> Epoch {
+    Epoch(value.as_i64().unwrap())
+}
+
+/// The members of a list; none of null.
+pub fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+/// The parameters encode to the recorded bytes, and those decode to the parameters.
+pub fn check<P: Cbor + PartialEq + std::fmt::Debug>(name: &str, params: &P, cbor: &str) {
+    assert_eq!(hex::encode(params.to_cbor()), cbor, "{name}");
+    assert_eq!(&P::from_cbor(&hex::decode(cbor).unwrap()).unwrap(), params, "{name}");
 }

@@ -1,4 +1,4 @@
-//! Message parameters, CIDs and randomness against what a Lotus node wrote.
+//! Parameters of sealing messages, CIDs and randomness against what a Lotus node wrote.
 
 use curio_chain::message::{
     Cbor, CreateMinerParams, CreateMinerReturn, PieceActivationManifest, PreCommitSectorBatch2Params, ProofBytes,
@@ -6,33 +6,12 @@ use curio_chain::message::{
     comm_d, comm_r, draw_randomness, miner_entropy, sealed_cid, unsealed_cid,
 };
 use curio_chain::types::{BlockHeader, Message, SignedMessage, TipSet};
-use curio_chain::wire::{Json, LotusJson};
 use curio_chain::{Address, Cid};
-use curio_core::{Epoch, SpId};
+use curio_core::SpId;
 use multihash_codetable::{Code, MultihashDigest};
 use serde_json::Value;
 
-use crate::fixtures;
-
-fn wire<T: LotusJson>(value: &Value) -> T {
-    serde_json::from_value::<Json<T>>(value.clone()).unwrap_or_else(|error| panic!("{value}: {error}")).0
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(value["hex"].as_str().unwrap()).unwrap()
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
-}
-
-fn epoch(value: &Value) -> Epoch {
-    Epoch(value.as_i64().unwrap())
-}
-
-fn list(value: &Value) -> Vec<Value> {
-    value.as_array().cloned().unwrap_or_default()
-}
+use crate::fixtures::{self, bytes, check, epoch, list, number, wire};
 
 fn pre_commit(params: &Value) -> PreCommitSectorBatch2Params {
     let sector = |sector: &Value| SectorPreCommit {
@@ -76,11 +55,6 @@ fn create_miner(params: &Value) -> CreateMinerParams {
         peer: bytes(&params["Peer"]),
         multiaddrs: list(&params["Multiaddrs"]).iter().map(|addr| ProofBytes(bytes(addr))).collect(),
     }
-}
-
-fn check<P: Cbor + PartialEq + std::fmt::Debug>(name: &str, params: &P, cbor: &str) {
-    assert_eq!(hex::encode(params.to_cbor()), cbor, "{name}");
-    assert_eq!(&P::from_cbor(&hex::decode(cbor).unwrap()).unwrap(), params, "{name}");
 }
 
 /// An empty tuple, sent to see it refused.

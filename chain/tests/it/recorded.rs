@@ -18,14 +18,16 @@ use crate::fixtures;
 
 /// Recordings without a request, and requests that the typed client cannot make: parameters of a wrong
 /// type, an empty address, members left out.
-const NOT_EXPRESSIBLE: [&str; 8] = [
+const NOT_EXPRESSIBLE: [&str; 10] = [
     "ChainGetBlock.real_winning_post",
     "GasEstimateMessageGas.value_number",
+    "MinerCreateBlock.null_template",
     "MpoolPush.null_signature",
     "MpoolPush.to_f3_bad",
     "StateMinerInitialPledgeCollateral.v0_field_missing",
     "StateMinerPreCommitDepositForPower.v0_field_missing",
     "StateWaitMsg.never_included",
+    "SyncSubmitBlock.null",
     "WalletSign.bad_base64",
 ];
 
@@ -281,6 +283,10 @@ async fn call(c: &Client, method: &str, p: &[Value]) -> Result<Result<Value, Rpc
             out(c.mpool_push_message(&param(p, 0)?, spec.as_ref()).await)
         }
         "MpoolPending" => out(c.mpool_pending(&key(0)?).await),
+        "MinerGetBaseInfo" => out(c.miner_get_base_info(&addr(0)?, epoch(1)?, &key(2)?).await),
+        "MpoolSelect" => out_null_list(c.mpool_select(&key(0)?, param(p, 1)?).await),
+        "MinerCreateBlock" => out(c.miner_create_block(&param(p, 0)?).await),
+        "SyncSubmitBlock" => out(c.sync_submit_block(&param(p, 0)?).await),
         "WalletNew" => out_wire(c.wallet_new(&param::<String>(p, 0)?).await),
         "WalletList" => out_wire(c.wallet_list().await),
         "WalletDefaultAddress" => out_wire(c.wallet_default_address().await),

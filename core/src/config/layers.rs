@@ -338,9 +338,9 @@ mod tests {
 
     #[test]
     fn keys_without_effect_are_named_when_a_layer_changes_them() {
-        let layers = [Layer::new("post", "[Subsystems]\nEnableWindowPost = true\nEnableParkPiece = false")];
+        let layers = [Layer::new("post", "[Subsystems]\nEnableWebGui = true\nEnableParkPiece = false")];
         let effective = merge(&layers).expect("the layer is right");
-        assert_eq!(effective.without_effect(), [("Subsystems.EnableWindowPost", "post")]);
+        assert_eq!(effective.without_effect(), [("Subsystems.EnableWebGui", "post")]);
     }
 
     #[test]

@@ -2,9 +2,16 @@
 
 mod construct;
 pub mod cron;
+mod declared;
+pub mod dispute;
+mod extend;
+mod faults;
 mod manifest;
+pub mod post;
 mod precommit;
 mod prove;
+mod submit;
+mod terminate;
 
 use fil_actor_miner_state::v18::{Method, MinerInfo, PowerPair, State};
 use fil_actors_shared::v18::network::EPOCHS_IN_DAY;
@@ -20,10 +27,22 @@ pub(super) use construct::construct;
 
 /// Calls a method of a miner actor.
 pub(super) fn invoke(call: &mut Call<'_, '_>, method: u64, params: &[u8]) -> Result<Vec<u8>, Abort> {
+    const SUBMIT_POST: u64 = Method::SubmitWindowedPoSt as u64;
+    const TERMINATE: u64 = Method::TerminateSectors as u64;
+    const FAULTS: u64 = Method::DeclareFaults as u64;
+    const RECOVERED: u64 = Method::DeclareFaultsRecovered as u64;
+    const DISPUTE: u64 = Method::DisputeWindowedPoSt as u64;
     const PRE_COMMIT: u64 = Method::PreCommitSectorBatch2 as u64;
+    const EXTEND: u64 = Method::ExtendSectorExpiration2 as u64;
     const PROVE_COMMIT: u64 = Method::ProveCommitSectors3 as u64;
 
     match method {
+        SUBMIT_POST => submit::submit_windowed_post(call, decode(params)?),
+        TERMINATE => terminate::terminate_sectors(call, decode(params)?),
+        FAULTS => faults::declare_faults(call, decode(params)?),
+        RECOVERED => faults::declare_recovered(call, decode(params)?),
+        DISPUTE => dispute::dispute_windowed_post(call, decode(params)?),
+        EXTEND => extend::extend_expirations(call, decode(params)?),
         PRE_COMMIT => precommit::pre_commit_sectors(call, decode(params)?),
         PROVE_COMMIT => prove::prove_commit_sectors(call, decode(params)?),
         _ => Err(unknown_method(method)),

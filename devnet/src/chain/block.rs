@@ -1,16 +1,19 @@
 //! Blocks: headers, message lists and receipts in the form in which Lotus stores them, so that their
 //! CIDs are real and `ChainReadObj` answers what a node would.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bls_signatures::Serialize as _;
 use cid::Cid;
-use curio_chain::message::{RandomnessTag, draw_randomness_from_digest};
-use curio_chain::types::{BlockHeader, ElectionProof, PoStProof, SIGNATURE_BLS, Signature, SignedMessage, Ticket};
+use curio_chain::message::{RandomnessTag, draw_randomness};
+use curio_chain::types::{
+    BeaconEntry, BlockHeader, BlockTemplate, ElectionProof, PoStProof, SIGNATURE_BLS, Signature, SignedMessage, Ticket,
+    TipSetKey,
+};
 use curio_core::Epoch;
 use fil_actors_shared::v18::fvm_ipld_amt::Amtv0;
 use fvm_ipld_blockstore::Blockstore;
-use fvm_ipld_encoding::strict_bytes::ByteBuf;
 use fvm_shared::address::Address;
 use fvm_shared::clock::ChainEpoch;
 use fvm_shared::econ::TokenAmount;
@@ -20,15 +23,31 @@ use super::{Tip, beacon};
 use crate::store::Store;
 use crate::vm::Receipt;
 
-/// What a block adds to the weight of its chain.
-pub const WEIGHT_PER_BLOCK: u32 = 7_296;
-/// The actor that blocks name as their miner: the system actor. This chain has no block producers;
-/// its process makes the blocks.
+/// The actor that the process's own blocks name as their miner: the system actor.
 pub const PRODUCER: Address = Address::new_id(0);
-/// Wins that a block claims: the expected number of leaders.
+/// Wins that these blocks claim: the expected number of leaders.
 const WIN_COUNT: i64 = 5;
+/// What they carry for a winning PoSt, as a private Lotus network without proofs has it.
+const NO_PROOF: &[u8] = b"valid proof";
 
-/// Makes headers.
+/// A block with its messages.
+pub struct Block {
+    pub header: BlockHeader,
+    pub cid: Cid,
+    /// BLS first.
+    pub messages: Vec<SignedMessage>,
+}
+
+/// Puts blocks into the order of a tipset, the lowest ticket first, and answers the tipset's key.
+pub fn key_of(blocks: &mut [Arc<Block>]) -> TipSetKey {
+    blocks.sort_by_cached_key(|block| {
+        let ticket = block.header.ticket.as_ref().map_or(&[][..], |ticket| &ticket.vrf_proof);
+        (beacon::blake2b(ticket), block.cid.to_bytes())
+    });
+    TipSetKey(blocks.iter().map(|block| block.cid).collect())
+}
+
+/// Makes the blocks of epochs that no miner makes a block for.
 pub struct BlockSource {
     key: bls_signatures::PrivateKey,
     genesis_timestamp: u64,
@@ -45,9 +64,10 @@ impl BlockSource {
         BlockSource { key, genesis_timestamp, block_time, fork: 0 }
     }
 
-    /// Blocks from now on belong to another fork.
-    pub fn fork(&mut self) {
+    /// Blocks from now on belong to another fork, whose number is answered.
+    pub fn fork(&mut self) -> u64 {
         self.fork += 1;
+        self.fork
     }
 
     /// Ticket of the genesis block.
@@ -61,37 +81,31 @@ impl BlockSource {
         self.genesis_timestamp + u64::try_from(passed).unwrap_or(u64::MAX)
     }
 
-    /// The signed header of the block on top of `parent`.
-    pub fn header(
+    /// What the process's own block on top of `parent` is made from.
+    pub fn template(
         &self,
         parent: &Tip,
         height: ChainEpoch,
-        messages: &[SignedMessage],
-        store: &Store,
-        base_fee: &TokenAmount,
-    ) -> BlockHeader {
+        messages: Vec<SignedMessage>,
+        beacon_values: Vec<BeaconEntry>,
+    ) -> BlockTemplate {
         let ticket = self.ticket(height);
-        let mut header = BlockHeader {
+        BlockTemplate {
             miner: PRODUCER,
-            election_proof: Some(ElectionProof { win_count: WIN_COUNT, vrf_proof: ticket.vrf_proof.clone() }),
-            ticket: Some(ticket),
-            beacon_entries: (parent.height + 1..=height).map(beacon::entry).collect(),
-            win_post_proof: vec![PoStProof { post_proof: 0, proof_bytes: b"valid proof".to_vec() }],
             parents: parent.key().clone(),
-            parent_weight: parent.weight.clone(),
-            height: Epoch(height),
-            parent_state_root: parent.after_root,
-            parent_message_receipts: parent.receipts_root,
-            messages: store_messages(store, messages),
-            bls_aggregate: Some(aggregate(messages)),
+            eproof: ElectionProof { win_count: WIN_COUNT, vrf_proof: ticket.vrf_proof.clone() },
+            ticket,
+            beacon_values,
+            messages,
+            epoch: Epoch(height),
             timestamp: self.timestamp(height),
-            block_sig: None,
-            fork_signaling: 0,
-            parent_base_fee: base_fee.clone(),
-        };
-        let signature = self.key.sign(header_bytes(&header, false));
-        header.block_sig = Some(Signature { kind: SIGNATURE_BLS, data: signature.as_bytes() });
-        header
+            winning_post_proof: vec![PoStProof { post_proof: 0, proof_bytes: NO_PROOF.to_vec() }],
+        }
+    }
+
+    /// Signature of the process's own blocks.
+    pub fn sign(&self, bytes: &[u8]) -> Signature {
+        Signature { kind: SIGNATURE_BLS, data: self.key.sign(bytes).as_bytes() }
     }
 
     /// A signature over the epoch's randomness, as a VRF proof is, by the process's own key. It depends
@@ -99,13 +113,38 @@ impl BlockSource {
     fn ticket(&self, height: ChainEpoch) -> Ticket {
         let tag = RandomnessTag::TicketProduction.number();
         let entropy = self.fork.to_be_bytes();
-        let randomness = draw_randomness_from_digest(&beacon::digest(height), tag, Epoch(height), &entropy);
+        let entry = beacon::Beacon::default().entry(height);
+        let randomness = draw_randomness(&entry.data, tag, Epoch(height), &entropy);
         Ticket { vrf_proof: self.key.sign(randomness).as_bytes() }
     }
 }
 
+/// The header of a block from a template, without the signature.
+pub fn draft(template: &BlockTemplate, parent: &Tip, store: &Store, base_fee: &TokenAmount) -> BlockHeader {
+    let BlockTemplate { miner, parents, ticket, eproof, beacon_values, messages, epoch, timestamp, winning_post_proof } =
+        template;
+    BlockHeader {
+        miner: *miner,
+        ticket: Some(ticket.clone()),
+        election_proof: Some(eproof.clone()),
+        beacon_entries: beacon_values.clone(),
+        win_post_proof: winning_post_proof.clone(),
+        parents: parents.clone(),
+        parent_weight: parent.weight.clone(),
+        height: *epoch,
+        parent_state_root: parent.after_root,
+        parent_message_receipts: parent.receipts_root,
+        messages: store_messages(store, messages),
+        bls_aggregate: Some(aggregate(messages)),
+        timestamp: *timestamp,
+        block_sig: None,
+        fork_signaling: 0,
+        parent_base_fee: base_fee.clone(),
+    }
+}
+
 /// Aggregate of the BLS messages' signatures; the point at infinity for none.
-fn aggregate(messages: &[SignedMessage]) -> Signature {
+pub fn aggregate(messages: &[SignedMessage]) -> Signature {
     let signatures: Vec<_> = messages
         .iter()
         .filter(|message| message.signature.kind == SIGNATURE_BLS)
@@ -122,36 +161,8 @@ fn aggregate(messages: &[SignedMessage]) -> Signature {
 /// Stores a header under its CID.
 pub fn store_header(store: &Store, header: &BlockHeader) -> Cid {
     let cid = header.cid();
-    put_bytes(store, &cid, &header_bytes(header, true));
+    put_bytes(store, &cid, &header.to_cbor());
     cid
-}
-
-/// CBOR of a header, with or without the block's own signature.
-fn header_bytes(header: &BlockHeader, signed: bool) -> Vec<u8> {
-    let bytes = |bytes: &[u8]| ByteBuf(bytes.to_vec());
-    let beacon_entries: Vec<_> = header.beacon_entries.iter().map(|entry| (entry.round, bytes(&entry.data))).collect();
-    let win_post_proof: Vec<_> =
-        header.win_post_proof.iter().map(|proof| (proof.post_proof, bytes(&proof.proof_bytes))).collect();
-    let block_sig = header.block_sig.as_ref().filter(|_| signed).map(|signature| bytes(&signature.to_bytes()));
-    let tuple = (
-        &header.miner,
-        header.ticket.as_ref().map(|ticket| (bytes(&ticket.vrf_proof),)),
-        header.election_proof.as_ref().map(|proof| (proof.win_count, bytes(&proof.vrf_proof))),
-        beacon_entries,
-        win_post_proof,
-        &header.parents.0,
-        TokenAmount::from_atto(header.parent_weight.clone()),
-        header.height,
-        header.parent_state_root,
-        header.parent_message_receipts,
-        header.messages,
-        header.bls_aggregate.as_ref().map(|signature| bytes(&signature.to_bytes())),
-        header.timestamp,
-        block_sig,
-        header.fork_signaling,
-        &header.parent_base_fee,
-    );
-    fvm_ipld_encoding::to_vec(&tuple).expect("integers, bytes, CIDs and addresses always encode")
 }
 
 /// Stores the lists of a block's messages and answers the CID that the header names.

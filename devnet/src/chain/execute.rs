@@ -1,12 +1,15 @@
 //! Turning messages into state: the ends of the null rounds below, the messages, the end of the epoch.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use curio_chain::types::{Message, SignedMessage};
 use fil_actors_shared::v18::BURNT_FUNDS_ACTOR_ID;
+use fvm_shared::address::Address;
 use fvm_shared::clock::ChainEpoch;
 use fvm_shared::econ::TokenAmount;
 
+use super::block::Block;
 use super::{Chain, Tickets, Tip};
 use crate::state::StateTree;
 use crate::vm::{Applied, Payment, Vm, World};
@@ -19,6 +22,22 @@ pub(super) struct Executed {
     pub between: StateTree,
     pub after: StateTree,
     pub applied: Vec<Applied>,
+}
+
+/// Messages of a tipset's blocks in the order of execution: each once, and of several with the same nonce the
+/// one in the first block.
+pub(super) fn in_order(blocks: &[Arc<Block>], before: &StateTree) -> Vec<SignedMessage> {
+    let mut nonces: HashMap<Address, u64> = HashMap::new();
+    let messages = blocks.iter().flat_map(|block| &block.messages);
+    let next = messages.filter(|message| {
+        let nonce = nonces.entry(message.message.from);
+        let nonce =
+            nonce.or_insert_with(|| before.lookup(&message.message.from).map_or(0, |(_, account)| account.nonce));
+        let fits = message.message.nonce == *nonce;
+        *nonce += u64::from(fits);
+        fits
+    });
+    next.cloned().collect()
 }
 
 impl Chain {

@@ -11,7 +11,7 @@ use fvm_shared::econ::TokenAmount;
 use num_traits::Zero;
 
 use super::Tip;
-use super::block::{self, BlockSource, PRODUCER};
+use super::block::{self, Block, BlockSource, PRODUCER};
 use crate::actors::power;
 use crate::network::Network;
 use crate::state::StateTree;
@@ -62,8 +62,8 @@ pub(super) fn tip(store: &Store, blocks: &BlockSource, mut tree: StateTree, base
     let cid = block::store_header(store, &header);
     let tree = Arc::new(tree);
     Tip {
-        tipset: TipSet { cids: TipSetKey(vec![cid]), height: Epoch(0), blocks: vec![header] },
-        cid,
+        tipset: TipSet { cids: TipSetKey(vec![cid]), height: Epoch(0), blocks: vec![header.clone()] },
+        blocks: vec![Arc::new(Block { header, cid, messages: Vec::new() })],
         height: 0,
         parent: None,
         messages: Vec::new(),

@@ -1,6 +1,6 @@
 //! The message pool: what waits to be included, with a Lotus node's rules and words for what it refuses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cid::Cid;
 use curio_chain::address::to_text;
@@ -24,6 +24,23 @@ pub struct Mempool {
     pending: BTreeMap<Address, BTreeMap<u64, SignedMessage>>,
     /// Answers of `MpoolPushMessage` by the caller's id, so that asking twice sends once.
     pub by_uuid: HashMap<String, SignedMessage>,
+    /// What goes into no block, however long it waits.
+    pub exclusion: Exclusion,
+}
+
+/// Messages that blocks leave out, as those of a crowded network do.
+#[derive(Default)]
+pub struct Exclusion {
+    /// By CID; a message that replaces one of them is another one.
+    pub messages: HashSet<Cid>,
+    /// Everything that offers a lower premium, attoFIL per unit of gas.
+    pub below_premium: TokenAmount,
+}
+
+impl Exclusion {
+    fn excludes(&self, message: &SignedMessage) -> bool {
+        message.message.gas_premium < self.below_premium || self.messages.contains(&message.cid())
+    }
 }
 
 impl Mempool {
@@ -48,7 +65,7 @@ impl Mempool {
             for message in self.ready(sender, account.nonce) {
                 let limit = message.message.gas_limit.unsigned_abs();
                 let fee = message.message.max_fee();
-                if limit > gas_left || fee > money {
+                if limit > gas_left || fee > money || self.exclusion.excludes(&message) {
                     break;
                 }
                 gas_left -= limit;

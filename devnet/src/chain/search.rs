@@ -41,7 +41,7 @@ impl Chain {
             // The nonce in the state below the child tells whether the search can still succeed.
             let executed =
                 child.before.lookup(&sender).is_some_and(|(_, account)| account.nonce > wanted.message.nonce);
-            let parent = child.parent.and_then(|cid| self.tip(&cid)).cloned();
+            let parent = self.parent(&child).cloned();
             let (true, Some(parent)) = (executed, parent) else { return Ok(None) };
             let position = parent.messages.iter().position(|message| {
                 message.message.nonce == wanted.message.nonce

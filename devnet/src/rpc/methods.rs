@@ -3,6 +3,7 @@
 mod chain;
 mod message;
 mod miner;
+mod mining;
 mod node;
 mod randomness;
 mod sector;
@@ -27,6 +28,7 @@ pub fn table() -> Table {
     miner::register(&mut table);
     sector::register(&mut table);
     message::register(&mut table);
+    mining::register(&mut table);
     wallet::register(&mut table);
     table
 }

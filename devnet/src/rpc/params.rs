@@ -1,7 +1,7 @@
 //! Parameters: read strictly, with the words of the Go server where they are short.
 
 use cid::Cid;
-use curio_chain::types::{Message, MessageSendSpec, Signature, SignedMessage, TipSetKey};
+use curio_chain::types::{BlockMsg, BlockTemplate, Message, MessageSendSpec, Signature, SignedMessage, TipSetKey};
 use curio_chain::wire::Json;
 use fvm_ipld_bitfield::BitField;
 use fvm_shared::address::Address;
@@ -89,6 +89,8 @@ macro_rules! plain_param {
     };
 }
 plain_param! {
+    Option<BlockTemplate>: "**api.BlockTemplate",
+    Option<BlockMsg>: "**types.BlockMsg",
     i64: "*abi.ChainEpoch",
     u64: "*uint64",
     u32: "*uint32",

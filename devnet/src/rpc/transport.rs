@@ -91,6 +91,7 @@ pub fn access(node: &Node, headers: &HeaderMap, query: &TokenQuery) -> Result<Ac
 
 async fn serve(server: Server, version: ApiVersion, query: &TokenQuery, request: Request) -> Response {
     use axum::extract::FromRequest;
+    server.node.answering().await;
     let access = match access(&server.node, request.headers(), query) {
         Ok(access) => access,
         Err(status) => return status.into_response(),

@@ -26,6 +26,8 @@ const WRITE_QUEUE: usize = 1024;
 pub async fn serve(server: Server, access: Access, version: ApiVersion, socket: WebSocket) {
     let (mut sink, mut stream) = socket.split();
     let (frames, mut queued) = mpsc::channel::<String>(WRITE_QUEUE);
+    let node = server.node.clone();
+    let mut hang_ups = node.hang_ups();
     let writer = tokio::spawn(async move {
         let mut ping = tokio::time::interval(PING_INTERVAL);
         ping.reset();
@@ -37,6 +39,7 @@ pub async fn serve(server: Server, access: Access, version: ApiVersion, socket: 
                 },
                 _ = ping.tick() => Message::Ping(Vec::new().into()),
             };
+            node.answering().await;
             if sink.send(message).await.is_err() {
                 break;
             }
@@ -46,7 +49,12 @@ pub async fn serve(server: Server, access: Access, version: ApiVersion, socket: 
     let mut connection =
         Connection { server, access: Arc::new(access), version, frames, channels: HashMap::new(), opened: 0 };
     let mut tasks = JoinSet::new();
-    while let Some(Ok(message)) = stream.next().await {
+    loop {
+        let message = tokio::select! {
+            message = stream.next() => message,
+            _ = hang_ups.changed() => None,
+        };
+        let Some(Ok(message)) = message else { break };
         if let Message::Text(text) = message {
             connection.receive(&text, &mut tasks).await;
         }

@@ -34,6 +34,10 @@ impl Abort {
         Abort::new(ExitCode::USR_FORBIDDEN, message)
     }
 
+    pub fn illegal_state(message: impl Into<String>) -> Abort {
+        Abort::new(ExitCode::USR_ILLEGAL_STATE, message)
+    }
+
     pub fn insufficient_funds(message: impl Into<String>) -> Abort {
         Abort::new(ExitCode::USR_INSUFFICIENT_FUNDS, message)
     }
@@ -88,6 +92,18 @@ impl From<ActorError> for Abort {
 impl From<fvm_ipld_encoding::Error> for Abort {
     fn from(error: fvm_ipld_encoding::Error) -> Abort {
         Abort::from(ActorError::from(error))
+    }
+}
+
+/// A step of the published state machine that may refuse.
+pub trait Within<T> {
+    /// Puts words before the refusal, as the actors do. Its code stays; what is no refusal is a broken state.
+    fn within(self, words: impl FnOnce() -> String) -> Result<T, Abort>;
+}
+
+impl<T> Within<T> for anyhow::Result<T> {
+    fn within(self, words: impl FnOnce() -> String) -> Result<T, Abort> {
+        self.map_err(|error| error.downcast_default(ExitCode::USR_ILLEGAL_STATE, words()).into())
     }
 }
 

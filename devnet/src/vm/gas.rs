@@ -15,23 +15,62 @@ pub fn inclusion_cost(signed_bytes: usize) -> u64 {
     INCLUSION_BASE + INCLUSION_PER_BYTE * signed_bytes as u64
 }
 
-/// Gas that a message uses.
-///
-/// `items` counts sectors for the methods that take several, `new_account` says that a plain send made one.
-pub fn used(to: ActorID, method: u64, ok: bool, items: u64, new_account: bool) -> u64 {
-    use fil_actor_miner_state::v18::Method as Miner;
-    const PRE_COMMIT: u64 = Miner::PreCommitSectorBatch2 as u64;
-    const PROVE_COMMIT: u64 = Miner::ProveCommitSectors3 as u64;
+/// What a message dealt with, as far as its gas depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Sectors that are announced or proven for the first time.
+    pub sectors: u64,
+    /// Sectors that a window PoSt leaves out.
+    pub skipped: u64,
+    /// Partitions in declarations of faults.
+    pub declarations: u64,
+    /// Window PoSts that were verified.
+    pub posts: u64,
+}
 
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, Work { sectors, skipped, declarations, posts }: Work) {
+        self.sectors += sectors;
+        self.skipped += skipped;
+        self.declarations += declarations;
+        self.posts += posts;
+    }
+}
+
+/// Gas that a message uses; `new_account` says that a plain send made one.
+pub fn used(to: ActorID, method: u64, ok: bool, work: Work, new_account: bool) -> u64 {
+    use fil_actor_miner_state::v18::Method as Miner;
+    const SUBMIT_POST: u64 = Miner::SubmitWindowedPoSt as u64;
+    const TERMINATE: u64 = Miner::TerminateSectors as u64;
+    const FAULTS: u64 = Miner::DeclareFaults as u64;
+    const RECOVERED: u64 = Miner::DeclareFaultsRecovered as u64;
+    const DISPUTE: u64 = Miner::DisputeWindowedPoSt as u64;
+    const PRE_COMMIT: u64 = Miner::PreCommitSectorBatch2 as u64;
+    const EXTEND: u64 = Miner::ExtendSectorExpiration2 as u64;
+    const PROVE_COMMIT: u64 = Miner::ProveCommitSectors3 as u64;
+    const POST_VERIFICATION: u64 = 119_250_000;
+
+    let Work { sectors, skipped, declarations, posts } = work;
     match (to, method) {
         (_, 0) if !ok => 740_863,
         (_, 0) if new_account => 5_828_495,
         (_, 0) => 1_204_163,
         (INIT_ACTOR_ID | STORAGE_POWER_ACTOR_ID, _) if ok => 41_669_380,
         (INIT_ACTOR_ID | STORAGE_POWER_ACTOR_ID, _) => 10_744_214,
-        (_, PRE_COMMIT) if ok => 12_350_000 + 500_000 * items,
-        (_, PROVE_COMMIT) if ok => 62_000_000 + 30_250_000 * items,
-        (_, PROVE_COMMIT) => 3_000_000 + 45_000_000 * items,
+        (_, SUBMIT_POST) if ok => 20_000_000 + 17_190_000 * skipped + 125_890_000 * posts,
+        (_, SUBMIT_POST) => 2_270_000 + POST_VERIFICATION * posts,
+        (_, TERMINATE) if ok => 47_881_186,
+        (_, TERMINATE) => 3_600_000,
+        (_, FAULTS) if ok => 12_763_849 + 17_453_792 * declarations,
+        (_, RECOVERED) if ok => 16_865_939,
+        (_, FAULTS | RECOVERED) => 3_240_000,
+        (_, DISPUTE) if ok => 154_657_888,
+        (_, DISPUTE) => 5_126_250 + POST_VERIFICATION * posts,
+        (_, PRE_COMMIT) if ok => 12_350_000 + 500_000 * sectors,
+        (_, EXTEND) if ok => 32_902_095,
+        (_, EXTEND) => 3_600_000,
+        (_, PROVE_COMMIT) if ok => 62_000_000 + 30_250_000 * sectors,
+        (_, PROVE_COMMIT) => 3_000_000 + 45_000_000 * sectors,
         (_, _) if ok => 5_000_000,
         (_, _) => 1_960_000,
     }

@@ -4,295 +4,17 @@
 //!
 //! The scenes follow the recorded network's life, because what is asked refers to what was answered before.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use curio_chain::message::{Cbor, PoStPartition, method};
 use curio_chain::types::{Message, TipSetKey};
-use curio_chain::{Address, TokenAmount, address};
-use serde_json::{Value, json};
+use curio_chain::{Address, BitField, TokenAmount, address};
+use serde_json::json;
 
-use crate::story;
-use crate::support::{Lab, Raw, fixture, fixtures, plain};
+use crate::replica;
+use crate::stage::{ACTIVE, SECOND_KEY, Stage, excluded};
+use crate::support::fixtures;
 
-/// Recorded situations that are not replayed here, and why.
-const EXCLUDED: &[(&str, &str)] = &[
-    ("Transport.", "replayed in transport.rs"),
-    ("ChainNotify.", "replayed in websocket.rs"),
-    ("ChainGetBlock.real_winning_post", "not a request"),
-    ("MinerCreateBlock.", "comes with winning PoSt"),
-    ("MinerGetBaseInfo.", "comes with winning PoSt"),
-    ("SyncSubmitBlock.", "comes with winning PoSt"),
-    ("SyncState.", "this chain has nothing to sync with"),
-    ("StateReadState.", "method not served: states are read as objects, by CID"),
-    ("StateActorManifestCID.", "method not served: there is no manifest, the actors are not WASM"),
-    ("StateDealProviderCollateralBounds.", "there is no market on this chain"),
-    ("StateGetClaim.ok", "there is no verified registry on this chain"),
-    ("NetAddrsListen.ok", "this node has no peers and listens for none"),
-    ("WalletNew.delegated", "no delegated keys on this chain"),
-    ("WalletBalance.disputer_after", "comes with window PoSt"),
-    ("GasEstimateMessageGas.params_empty_string", "empty parameters come back as null, not as the empty string"),
-    ("StateWaitMsg.never_included", "a wait without end has no answer to compare"),
-    ("ChainPutObj.base64_bytes", "words only: the code is compared by the other case"),
-    ("StateSectorGetInfo.after_snap", "replica updates are not served by this chain"),
-    ("StateMinerActiveSectors.genesis_miner", "active sectors come with window PoSt"),
-    ("StateMinerActiveSectors.after_post", "active sectors come with window PoSt"),
-    ("StateMinerActiveSectors.missed_post", "active sectors come with window PoSt"),
-    ("StateMinerActiveSectors.with_fault", "active sectors come with window PoSt"),
-];
-
-/// Members whose content is not compared, and why.
-const IGNORED: &[(&str, &str, &str)] = &[
-    ("StateCall.", "/result/ExecutionTrace/InvokedActor", "a trace for people, kept short"),
-    ("StateCall.", "/result/ExecutionTrace/GasCharges", "a trace for people, kept short"),
-    ("StateCall.", "/result/ExecutionTrace/Subcalls", "a trace for people, kept short"),
-];
-
-/// Errors whose words differ, and why. Status and code do not.
-const OTHER_WORDS: &[(&str, &str)] = &[
-    ("GasEstimateMessageGas.caller_not_allowed", "which decoder stumbles first is the decoder's business"),
-    ("GasEstimateMessageGas.not_cbor_params", "which decoder stumbles first is the decoder's business"),
-];
-
-/// A chain in a scene, and what stands for what.
-struct Stage {
-    lab: Lab,
-    /// Recorded text to ours, for CIDs, addresses, signatures and parameters.
-    swaps: BTreeMap<String, String>,
-    played: BTreeSet<String>,
-    differences: Vec<String>,
-}
-
-impl Stage {
-    async fn new() -> Stage {
-        let lab = Lab::start().await;
-        let mut stage = Stage { lab, swaps: BTreeMap::new(), played: BTreeSet::new(), differences: Vec::new() };
-        let default = stage.recorded("WalletDefaultAddress.ok")["response"]["result"].clone();
-        stage.swap(&default, &json!(stage.lab.devnet.default_address));
-        stage
-    }
-
-    fn recorded(&self, name: &str) -> Value {
-        fixture("rpc", name)
-    }
-
-    /// From now on the recorded value stands for ours.
-    fn swap(&mut self, theirs: &Value, ours: &Value) {
-        match (theirs, ours) {
-            (Value::String(theirs), Value::String(ours)) => {
-                const SHORTEST_NAME: usize = 20;
-                if theirs.len() > SHORTEST_NAME && theirs != "<redacted-jwt>" {
-                    self.swaps.insert(theirs.clone(), ours.clone());
-                }
-            }
-            (Value::Array(theirs), Value::Array(ours)) => {
-                theirs.iter().zip(ours).for_each(|(theirs, ours)| self.swap(theirs, ours));
-            }
-            (Value::Object(theirs), Value::Object(ours)) => {
-                for (member, theirs) in theirs {
-                    if let Some(ours) = ours.get(member) {
-                        self.swap(theirs, ours);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn swap_address(&mut self, theirs: &str, ours: Address) {
-        self.swaps.insert(theirs.to_owned(), address::to_text(&ours));
-    }
-
-    /// The tipset key in a recorded request stands for the head.
-    fn swap_key(&mut self, name: &str, param: usize) {
-        let theirs = self.recorded(name)["request"]["params"][param].clone();
-        let ours = serde_json::to_value(&self.lab.devnet.head().cids).unwrap();
-        self.swap(&theirs, &ours);
-    }
-
-    fn ours(&self, theirs: &Value) -> Value {
-        match theirs {
-            Value::String(text) => json!(self.swaps.get(text).unwrap_or(text)),
-            Value::Array(list) => list.iter().map(|value| self.ours(value)).collect(),
-            Value::Object(members) => {
-                members.iter().map(|(member, value)| (member.clone(), self.ours(value))).collect()
-            }
-            other => other.clone(),
-        }
-    }
-
-    /// Parameters of a recorded request, with our names.
-    fn params(&self, name: &str) -> Value {
-        let recorded = self.recorded(name);
-        match &recorded["request"]["params"] {
-            Value::Null => json!([]),
-            params => self.ours(params),
-        }
-    }
-
-    /// Replays a situation as it was recorded.
-    async fn play(&mut self, name: &str) -> Value {
-        let params = self.params(name);
-        self.play_with(name, params).await
-    }
-
-    async fn play_all(&mut self, names: &[&str]) {
-        for name in names {
-            self.play(name).await;
-        }
-    }
-
-    /// Replays every situation of these methods that was not replayed yet.
-    async fn play_methods(&mut self, methods: &[&str]) {
-        for name in fixtures("rpc") {
-            let method = name.split('.').next().unwrap().to_owned();
-            if methods.contains(&method.as_str()) && !excluded(&name) && !self.played.contains(&name) {
-                self.play(&name).await;
-            }
-        }
-    }
-
-    async fn play_with(&mut self, name: &str, params: Value) -> Value {
-        let recorded = self.recorded(name);
-        let method = recorded["request"]["method"].as_str().unwrap().trim_start_matches("Filecoin.").to_owned();
-        let raw = self.lab.call(&method, params).await;
-        let ours = raw.json();
-        self.compare(name, &recorded, &raw, &ours);
-        self.swap(&recorded["response"]["result"], &ours["result"]);
-        self.played.insert(name.to_owned());
-        ours["result"].clone()
-    }
-
-    fn compare(&mut self, name: &str, recorded: &Value, raw: &Raw, ours: &Value) {
-        let mut found = Vec::new();
-        if let Some(status) = recorded["http"]["status"].as_u64()
-            && status != u64::from(raw.status)
-        {
-            found.push(format!("HTTP status {} instead of {status}", raw.status));
-        }
-        let theirs = &recorded["response"];
-        match theirs.get("error") {
-            Some(error) => compare_errors(name, error, &ours["error"], &mut found),
-            None => match ours.get("error") {
-                Some(error) => found.push(format!("an error: {error}")),
-                None => {
-                    let ignored: Vec<&str> = IGNORED
-                        .iter()
-                        .filter(|(prefix, ..)| name.starts_with(prefix))
-                        .map(|(_, path, _)| *path)
-                        .collect();
-                    compare_shapes("/result", &theirs["result"], &ours["result"], &ignored, &mut found);
-                }
-            },
-        }
-        self.differences.extend(found.into_iter().map(|difference| format!("{name}: {difference}")));
-    }
-
-    /// Signs a recorded message of the pool with our key and a nonce of ours, and replays the push.
-    async fn push(&mut self, name: &str, nonce: Option<u64>) -> Value {
-        let mut signed = self.params(name)[0].clone();
-        let theirs = self.recorded(name)["request"]["params"][0].clone();
-        if let Some(nonce) = nonce {
-            signed["Message"]["Nonce"] = json!(nonce);
-        }
-        let sender = signed["Message"]["From"].as_str().unwrap().to_owned();
-        let has_key = address::parse(&sender).is_ok_and(|key| key.id().is_err())
-            && self.lab.ok("WalletHas", json!([sender])).await == true;
-        let signer = match has_key {
-            true => sender,
-            false => self.swaps[SECOND_KEY].clone(),
-        };
-        let mut message = signed["Message"].clone();
-        // An empty receiver cannot be signed for; its signature is never looked at.
-        if message["To"] == "" {
-            message["To"] = json!(signer);
-        }
-        let made = self.lab.ok("WalletSignMessage", json!([signer, message])).await;
-        if !signed["Signature"].is_null() {
-            signed["Signature"] = made["Signature"].clone();
-        }
-        if name == "MpoolPush.bad_signature" {
-            signed["Message"]["Value"] = json!("12345");
-        }
-        let cid = self.play_with(name, json!([signed])).await;
-        self.swap(&theirs["Message"]["CID"], &cid);
-        cid
-    }
-}
-
-/// The second key of the recorded wallet, which most messages of the pool are from.
-const SECOND_KEY: &str = "t3sbmxucl4yaulabxwwj45bmp2ehfpu7m6cxl6h4qoutyjtinvu433322vhcvxih5zjs6p62gptqgssxh2lbca";
 /// A key of the recorded wallet that was never on the chain.
 const UNUSED_KEY: &str = "t3se7qe6h7cwa5cqs66riiivypiipfx6rvnar7ovab7ut2nun3xhr44p33daszcljtfdn7k6gtr34pakragkpq";
-
-fn excluded(name: &str) -> bool {
-    EXCLUDED.iter().any(|(prefix, _)| name.starts_with(prefix))
-}
-
-fn compare_errors(name: &str, theirs: &Value, ours: &Value, found: &mut Vec<String>) {
-    const UNREADABLE: i64 = -32700;
-    if ours["code"] != theirs["code"] {
-        found.push(format!("error {ours} instead of {theirs}"));
-        return;
-    }
-    if ours.get("data") != theirs.get("data") {
-        found.push(format!("data {:?} instead of {:?}", ours.get("data"), theirs.get("data")));
-    }
-    let words = |error: &Value| plain(error["message"].as_str().unwrap_or_default());
-    let exempt = theirs["code"] == UNREADABLE || OTHER_WORDS.iter().any(|(other, _)| *other == name);
-    if !exempt && words(ours) != words(theirs) {
-        found.push(format!("words\n    ours:   {}\n    theirs: {}", words(ours), words(theirs)));
-    }
-}
-
-/// What kind of text a text is.
-fn kind_of(text: &str) -> &'static str {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match text {
-        "" => "empty",
-        _ if digits(text.trim_start_matches('-')) => "number",
-        _ if text.starts_with("baf") || text.starts_with("bag") => "cid",
-        _ if is_address(text) => "address",
-        _ => "text",
-    }
-}
-
-fn is_address(text: &str) -> bool {
-    let lower = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    lower && text.starts_with('t') && text.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
-}
-
-fn compare_shapes(path: &str, theirs: &Value, ours: &Value, ignored: &[&str], found: &mut Vec<String>) {
-    if ignored.contains(&path) {
-        return;
-    }
-    match (theirs, ours) {
-        (Value::Object(theirs), Value::Object(ours)) => {
-            let names = |object: &serde_json::Map<String, Value>| object.keys().cloned().collect::<BTreeSet<_>>();
-            let (their_names, our_names) = (names(theirs), names(ours));
-            if their_names != our_names {
-                let missing: Vec<_> = their_names.difference(&our_names).collect();
-                let surplus: Vec<_> = our_names.difference(&their_names).collect();
-                found.push(format!("{path}: members {missing:?} missing, {surplus:?} too many"));
-            }
-            for (member, theirs) in theirs {
-                if let Some(ours) = ours.get(member) {
-                    compare_shapes(&format!("{path}/{member}"), theirs, ours, ignored, found);
-                }
-            }
-        }
-        (Value::Array(theirs), Value::Array(ours)) => match (theirs.first(), ours.first()) {
-            (Some(theirs), Some(ours)) => compare_shapes(&format!("{path}/0"), theirs, ours, ignored, found),
-            (None, None) => {}
-            _ => found.push(format!("{path}: {} elements instead of {}", ours.len(), theirs.len())),
-        },
-        (Value::String(theirs), Value::String(ours)) => {
-            if kind_of(theirs) != kind_of(ours) {
-                found.push(format!("{path}: {ours:?} is no {} like {theirs:?}", kind_of(theirs)));
-            }
-        }
-        (Value::Number(_), Value::Number(_)) | (Value::Bool(_), Value::Bool(_)) | (Value::Null, Value::Null) => {}
-        _ => found.push(format!("{path}: {ours} instead of {theirs}")),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_answers_keep_their_shape_their_status_and_their_words() {
@@ -311,6 +33,7 @@ async fn recorded_answers_keep_their_shape_their_status_and_their_words() {
     new_miner(&mut stage).await;
     sealed_sectors(&mut stage, lab_worker, miner, pre_committer).await;
     the_chain(&mut stage).await;
+    active_sectors(&mut stage).await;
 
     let left: Vec<String> =
         fixtures("rpc").into_iter().filter(|name| !excluded(name) && !stage.played.contains(name)).collect();
@@ -455,8 +178,8 @@ async fn new_miner(stage: &mut Stage) {
 /// One miner with two proven sectors, one with a pre-commit only, one idle; asked at the height of the record.
 async fn sealed_sectors(stage: &mut Stage, worker: Address, miner: Address, pre_committer: Address) {
     const RECORDED_AT: i64 = 549;
-    story::prove_two_sectors(&stage.lab, worker, miner).await;
-    story::pre_commit_one(&stage.lab, worker, pre_committer, 201).await;
+    replica::prove_two_sectors(&stage.lab, worker, miner).await;
+    replica::pre_commit_one(&stage.lab, worker, pre_committer, 201).await;
     stage.swap_key("StateMinerInfo.old_tipset", 1);
     stage.lab.advance_to(500);
     stage.swap_key("StateGetRandomnessFromBeacon.older_key", 3);
@@ -576,4 +299,25 @@ async fn the_chain(stage: &mut Stage) {
     for name in names.iter().filter(|name| !excluded(name)) {
         stage.play(name).await;
     }
+}
+
+/// Two sectors proven again, by a proof that nobody looks at, on a chain of their own.
+async fn active_sectors(main: &mut Stage) {
+    let mut stage = Stage::new().await;
+    let worker = stage.lab.funded(1_000).await;
+    let miner = stage.lab.miner(worker).await;
+    stage.swap_address("t01000", miner);
+    replica::prove_two_sectors(&stage.lab, worker, miner).await;
+    let place = stage.lab.client.state_sector_partition(&miner, 0, &TipSetKey::HEAD).await.unwrap();
+    let now = stage.lab.open_deadline(&miner).await;
+    let due = now.upcoming().find(|deadline| deadline.index == place.deadline).unwrap();
+    stage.lab.advance_to(due.open.0);
+    let partitions = vec![PoStPartition { index: place.partition, skipped: BitField::new() }];
+    let params = replica::submission(&stage.lab, &due, partitions, vec![7; 192]).await.to_cbor();
+    let message = Message::new(worker, miner, method::SUBMIT_WINDOWED_POST, TokenAmount::default(), params);
+    assert_eq!(stage.lab.send(message).await.receipt.exit_code, 0);
+
+    stage.play_all(&ACTIVE).await;
+    main.played.append(&mut stage.played);
+    main.differences.append(&mut stage.differences);
 }

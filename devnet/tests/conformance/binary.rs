@@ -3,6 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use curio_chain::types::TipSetKey;
+use curio_chain::{Client, ClientOptions, Endpoint, address};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -36,10 +38,15 @@ async fn read_until(child: &mut Child, words: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_serves_makes_a_miner_and_ends_on_sigterm() {
+    // The HTTP library asks for a TLS provider even for plain addresses; an error means that there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
     let ready = dir.path().join("ready.json");
     let mut child = program()
-        .args(["run", "--block-time", "20ms", "--seed", "5", "--die-with-parent", "--ready-file"])
+        .args(["run", "--block-time", "20ms", "--seed", "5", "--die-with-parent"])
+        .args(["--deadlines", "4", "--challenge-window", "24", "--challenge-lookback", "8", "--fault-cutoff", "12"])
+        .args(["--winning-lookback", "10", "--miner-patience", "250ms", "--other-power", "1048576", "--no-disputes"])
+        .arg("--ready-file")
         .arg(&ready)
         .stderr(Stdio::piped())
         .spawn()
@@ -60,6 +67,15 @@ async fn the_program_serves_makes_a_miner_and_ends_on_sigterm() {
     let miner: Value = serde_json::from_slice(&made.stdout).unwrap();
     assert!(miner["miner"].as_str().unwrap().starts_with("f01"), "{miner}");
     assert!(miner["worker"].as_str().unwrap().starts_with("t3"), "{miner}");
+
+    let endpoint = format!("{}:{}", description["token"].as_str().unwrap(), description["url"].as_str().unwrap());
+    let client = Client::new(vec![Endpoint::parse(&endpoint).unwrap()], ClientOptions::default()).unwrap();
+    let miner = address::parse(miner["miner"].as_str().unwrap()).unwrap();
+    let deadline = client.state_miner_proving_deadline(&miner, &TipSetKey::HEAD).await.unwrap();
+    assert_eq!((deadline.wpost_period_deadlines, deadline.wpost_challenge_window), (4, 24));
+    assert_eq!((deadline.wpost_challenge_lookback, deadline.fault_declaration_cutoff), (8, 12));
+    let power = client.state_miner_power(&miner, &TipSetKey::HEAD).await.unwrap();
+    assert_eq!(power.total_power.quality_adj_power, 1_048_576.into(), "the others' power");
 
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -110,6 +126,8 @@ async fn bad_arguments_get_one_sentence() {
     for (arguments, words) in [
         (&["run", "--block-time", "fast"][..], "is not a block time; write it like 250ms, 4s or manual"),
         (&["run", "--sector-sizes", "3KiB"], "is not a sector size"),
+        (&["run", "--deadlines", "2"], "there must be 3 to 48 deadlines, not 2"),
+        (&["run", "--miner-patience", "long"], "is not a time; write it like 250ms or 20s"),
         (&["run", "--token", "short"], "a token has at least 16 characters"),
         (&["run", "--block-time", "manual", "--create-miner", "2KiB"], "needs a clock that runs"),
         (&["create-miner", "--url", "http://127.0.0.1:1", "--token", "x"], "failed to ask the chain node"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use curio_chain::types::{Message, MsgLookup, SignedMessage, TipSetKey};
+use curio_chain::types::{DeadlineInfo, Message, MsgLookup, SignedMessage, TipSetKey};
 use curio_chain::{Address, Client, ClientOptions, Endpoint, TokenAmount};
 use curio_devnet::{Devnet, Options};
 use serde_json::{Value, json};
@@ -30,7 +30,11 @@ impl Raw {
 
 impl Lab {
     pub async fn start() -> Lab {
-        let devnet = Devnet::start(Options::manual(params())).await.unwrap();
+        Lab::start_with(Options::manual(params())).await
+    }
+
+    pub async fn start_with(options: Options) -> Lab {
+        let devnet = Devnet::start(options).await.unwrap();
         let endpoint = Endpoint::parse(&format!("{}:{}", devnet.token, devnet.url)).unwrap();
         let client = Client::new(vec![endpoint], ClientOptions::default()).unwrap();
         Lab { devnet, client, http: reqwest::Client::new() }
@@ -74,6 +78,16 @@ impl Lab {
         let missing = height - self.devnet.head().height.0;
         assert!(missing >= 0, "the chain is already above {height}");
         self.advance(u32::try_from(missing).unwrap());
+    }
+
+    /// The deadline whose window the head's epoch lies in. A miner whose deadlines have not begun to pass tells an old
+    /// one, in its next period.
+    pub async fn open_deadline(&self, miner: &Address) -> DeadlineInfo {
+        let known = self.client.state_miner_proving_deadline(miner, &TipSetKey::HEAD).await.unwrap();
+        let before = known.at(known.period_start - known.wpost_proving_period, known.index);
+        std::iter::successors(Some(before), |deadline| Some(deadline.next()))
+            .find(|deadline| !deadline.has_elapsed())
+            .expect("deadlines never end")
     }
 
     pub fn rich(&self) -> Address {

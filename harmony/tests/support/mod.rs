@@ -130,6 +130,7 @@ pub fn timing() -> Timing {
         poll_idle: Duration::from_millis(50),
         heartbeat: Duration::from_secs(3600),
         lease: Duration::from_secs(3600),
+        deadline_heartbeat: Duration::from_secs(3600),
         cool_down: Duration::from_millis(50),
         ..Timing::default()
     }
@@ -137,7 +138,8 @@ pub fn timing() -> Timing {
 
 /// Nothing but hints and explicit nudges makes this machine look.
 pub fn deaf_timing() -> Timing {
-    Timing { poll_busy: Duration::from_secs(3600), poll_idle: Duration::from_secs(3600), ..timing() }
+    let never = Duration::from_secs(3600);
+    Timing { poll_busy: never, poll_idle: never, poll_deaf: never, ..timing() }
 }
 
 pub async fn start(db: Db, name: &str, timing: Timing, fill: impl FnOnce(&mut Registry)) -> Engine {

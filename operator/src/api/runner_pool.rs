@@ -174,7 +174,7 @@ pub enum Profile {
     Sealing,
     /// PoRep, with one `nvidia.com/gpu`.
     Snark,
-    /// WindowPost and WinningPost. Not in this version: the pool says so and makes no runner.
+    /// WindowPost and WinningPost: proofs against deadlines, beside nothing that could be in their way.
     Post,
     /// MoveStorage.
     Storage,
@@ -224,9 +224,9 @@ pub enum TaskGroup {
     Commit,
     /// Moving finished sectors into a long-term store of the runner.
     MoveStorage,
-    /// Proofs over time, due at deadlines. Not in this version.
+    /// Proofs over time, due at deadlines, and the messages that belong to them.
     WindowPost,
-    /// Proofs for winning blocks. Not in this version.
+    /// Elections, proofs for winning blocks, and the blocks.
     WinningPost,
 }
 

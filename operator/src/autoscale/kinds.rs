@@ -23,6 +23,8 @@ pub struct Enabled {
 const SDR_COST: Resources = Resources { cpu: 4, ram_bytes: 65 * GIB, gpu_milli: 0 };
 const TREE_COST: Resources = Resources { cpu: 1, ram_bytes: 8 * GIB, gpu_milli: 1000 };
 const SNARK_COST: Resources = Resources { cpu: 1, ram_bytes: 128 * GIB, gpu_milli: 1000 };
+const WINDOW_POST_COST: Resources = Resources { cpu: 1, ram_bytes: 25 * GIB, gpu_milli: 1000 };
+const WINNING_POST_COST: Resources = Resources { cpu: 1, ram_bytes: GIB, gpu_milli: 1000 };
 const MOVE_COST: Resources = Resources { cpu: 1, ram_bytes: GIB / 8, gpu_milli: 0 };
 
 /// The kinds that a runner with this configuration does.
@@ -38,7 +40,12 @@ pub fn enabled(on: &Subsystems) -> Vec<Enabled> {
         (on.enable_po_rep_proof,       kind::POREP,            on.po_rep_proof_max_tasks, Some(SNARK_COST), true),
         (on.enable_send_commit_msg,    kind::COMMIT_SUBMIT,    0,                         None,             true),
         (on.enable_move_storage,       kind::MOVE_STORAGE,     on.move_storage_max_tasks, Some(MOVE_COST),  true),
+        (on.enable_window_post,        kind::WD_POST,          on.window_post_max_tasks,  Some(WINDOW_POST_COST), true),
+        (on.enable_window_post,        kind::WD_POST_SUBMIT,   0,                         None,             true),
+        (on.enable_window_post,        kind::WD_POST_RECOVER,  0,                         None,             true),
+        (on.enable_winning_post,       kind::WIN_POST,         on.winning_post_max_tasks, Some(WINNING_POST_COST), true),
         (on.sends_messages(),          kind::SEND_MESSAGE,     0,                         None,             true),
+        (on.sends_messages(),          kind::SEND_POST,        0,                         None,             true),
     ];
     all.into_iter()
         .filter(|(enabled, ..)| *enabled)
@@ -59,6 +66,8 @@ mod tests {
             enable_po_rep_proof: true,
             enable_send_commit_msg: true,
             enable_move_storage: true,
+            enable_window_post: true,
+            enable_winning_post: true,
             ..Subsystems::default()
         };
         let mut kinds: Vec<&str> = enabled(&on).iter().map(|enabled| enabled.kind).collect();
@@ -71,8 +80,13 @@ mod tests {
             "PreCommitSubmit",
             "SDR",
             "SendMessage",
+            "SendPost",
             "TreeD",
             "TreeRC",
+            "WdPost",
+            "WdPostRecover",
+            "WdPostSubmit",
+            "WinPost",
         ];
         assert_eq!(kinds, expected);
         assert_eq!(enabled(&Subsystems::default()), []);
@@ -82,6 +96,6 @@ mod tests {
     fn messages_are_sent_where_something_submits() {
         let on = Subsystems { enable_send_commit_msg: true, ..Subsystems::default() };
         let kinds: Vec<&str> = enabled(&on).iter().map(|enabled| enabled.kind).collect();
-        assert_eq!(kinds, ["CommitSubmit", "SendMessage"]);
+        assert_eq!(kinds, ["CommitSubmit", "SendMessage", "SendPost"]);
     }
 }

@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use curio_harmony::TaskName;
+use curio_harmony::tasks::KindLoad;
+use curio_pipeline::kind;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -54,7 +57,8 @@ pub fn desired(observed: &Observed, judged: &Judged, memory: Memory) -> Desired 
         (Wish::Run { .. } | Wish::Pause, None) => u32::try_from(observed.pool.spec.replicas).unwrap_or(0),
     };
     let may_act = judged.cluster.is_ok() && valid.is_some() && observed.work.is_some();
-    let plan = goal(judged.wish, runners, observed.now).filter(|_| may_act).map(|goal| plan(&slots, &goal));
+    let due = observed.work.as_deref().is_some_and(|work| valid.is_some_and(|pool| proofs_due(pool, work)));
+    let plan = goal(judged.wish, runners, due, observed.now).filter(|_| may_act).map(|goal| plan(&slots, &goal));
     Desired { slots, decision, runners, hash, plan, memory }
 }
 
@@ -67,12 +71,21 @@ fn work(observed: &Observed, valid: Option<&ValidPool>, slots: &[Slot]) -> Resul
 }
 
 /// What the plan of a pool aims at; none when nothing is to be changed.
-pub fn goal(wish: Wish, runners: u32, now: Timestamp) -> Option<Goal> {
+pub fn goal(wish: Wish, runners: u32, proofs_due: bool, now: Timestamp) -> Option<Goal> {
     match wish {
         Wish::Pause => None,
-        Wish::Hibernate => Some(Goal { runners, hibernate: true, replace: false, now }),
-        Wish::Run { replace } => Some(Goal { runners, hibernate: false, replace, now }),
+        Wish::Hibernate => Some(Goal { runners, hibernate: true, replace: false, proofs_due, now }),
+        Wish::Run { replace } => Some(Goal { runners, hibernate: false, replace, proofs_due, now }),
     }
+}
+
+/// Whether a proof for an open deadline is still to be made or sent, which runners of this pool do.
+pub fn proofs_due(pool: &ValidPool, work: &Work) -> bool {
+    const KINDS: [TaskName; 3] = [kind::WD_POST, kind::WD_POST_SUBMIT, kind::SEND_POST];
+    let is_open = |load: &KindLoad| {
+        KINDS.iter().any(|kind| kind.as_str() == load.kind) && load.waiting + load.running + load.backing_off > 0
+    };
+    pool.configuration.effective.config.subsystems.enable_window_post && work.queue.iter().any(is_open)
 }
 
 /// Without `autoscaling` the number is only told, and the work alone decides it.

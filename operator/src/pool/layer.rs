@@ -24,8 +24,10 @@ pub enum LayerTrouble {
     Refused(Refusal),
     #[error(transparent)]
     Config(#[from] LayerError),
-    #[error("{0}")]
-    NothingToDo(String),
+    #[error(
+        "no kind of task is switched on, so that the runners would have nothing to do; set profile, tasks, or a layer"
+    )]
+    NothingToDo,
 }
 
 impl LayerTrouble {
@@ -35,8 +37,9 @@ impl LayerTrouble {
             LayerTrouble::Missing { .. } => reason::LAYER_MISSING,
             LayerTrouble::Config(LayerError::UnknownKey { .. }) => reason::UNKNOWN_KEY,
             LayerTrouble::Refused(Refusal { reason, .. }) => reason,
-            LayerTrouble::Config(LayerError::Syntax { .. } | LayerError::Value { .. })
-            | LayerTrouble::NothingToDo(_) => reason::INVALID_VALUE,
+            LayerTrouble::Config(LayerError::Syntax { .. } | LayerError::Value { .. }) | LayerTrouble::NothingToDo => {
+                reason::INVALID_VALUE
+            }
         }
     }
 }
@@ -80,23 +83,13 @@ pub fn configuration(pool: &str, spec: &RunnerPoolSpec, of_cluster: &Layers) -> 
     let own = text(&own(&title, spec)?);
     layers.push(Layer::new(&title, &own));
     let effective = merge_layers(&layers)?;
-    if !effective.config.subsystems.seals() {
-        return Err(LayerTrouble::NothingToDo(nothing_to_do(&effective)));
+    let on = &effective.config.subsystems;
+    if !on.seals() && !on.proves() {
+        return Err(LayerTrouble::NothingToDo);
     }
     let names = spec.layers.iter().cloned().chain([title.clone()]).collect();
     let text = format!("# Written by the operator from RunnerPool {pool}; change that instead.\n{own}");
     Ok(Configuration { names, title, text, layers, effective })
-}
-
-fn nothing_to_do(effective: &Effective) -> String {
-    let on = &effective.config.subsystems;
-    if on.enable_window_post || on.enable_winning_post {
-        "WindowPost and WinningPost are not done by this version yet, so that the runners would have nothing to do"
-            .to_owned()
-    } else {
-        "no kind of task is switched on, so that the runners would have nothing to do; set profile, tasks, or a layer"
-            .to_owned()
-    }
 }
 
 /// The pool's own layer; what `spec.config` says wins.
@@ -215,6 +208,13 @@ mod tests {
     }
 
     #[test]
+    fn runners_for_proofs_over_time_do_not_seal() {
+        let post = configured(json!({"profile": "post"}), json!({})).expect("valid");
+        let on = &post.effective.config.subsystems;
+        assert!(on.enable_window_post && on.enable_winning_post && !on.seals());
+    }
+
+    #[test]
     fn tasks_take_the_place_of_the_profile_and_config_has_the_last_word() {
         let spec = json!({
             "profile": "sealing", "layers": ["fast"],
@@ -239,10 +239,6 @@ mod tests {
     #[case::unknown_key(
         json!({"profile": "snark", "config": {"Seal": {"SeedConfidense": 5}}}), reason::UNKNOWN_KEY,
         "unknown key Seal.SeedConfidense in layer 'pool.p'; did you mean SeedConfidence?"
-    )]
-    #[case::not_done_yet(
-        json!({"profile": "post"}), reason::INVALID_VALUE,
-        "WindowPost and WinningPost are not done by this version yet, so that the runners would have nothing to do"
     )]
     #[case::nothing(
         json!({"config": {"Seal": {"SeedConfidence": 5}}}), reason::INVALID_VALUE,

@@ -27,6 +27,9 @@ pub struct Goal {
     pub hibernate: bool,
     /// Whether idle runners of an older template are replaced.
     pub replace: bool,
+    /// Whether proofs for an open deadline are still to be made or sent by runners of this pool: until they are, a
+    /// runner that works stays, idle or not, since it may be needed for them at any moment.
+    pub proofs_due: bool,
     pub now: Timestamp,
 }
 
@@ -151,7 +154,9 @@ fn victim(slots: &[Slot], goal: &Goal) -> Option<Leaving> {
     let leaving = |slot: &&&Slot, why| Leaving { number: slot.number, why };
     let live: Vec<&Slot> = slots.iter().filter(|slot| slot.live().is_some()).collect();
     if live.len() > goal.runners as usize {
-        let free = live.iter().filter(|slot| !slot.is_busy() && (goal.hibernate || !slot.is_pinned()));
+        let free = live.iter().filter(|slot| {
+            !slot.is_busy() && (goal.hibernate || !slot.is_pinned()) && (!goal.proofs_due || is_broken(slot))
+        });
         return free.max_by_key(|slot| eagerness(slot)).map(|slot| leaving(&slot, Why::TooMany));
     }
     if !goal.replace {
@@ -160,6 +165,9 @@ fn victim(slots: &[Slot], goal: &Goal) -> Option<Leaving> {
     let outdated = || live.iter().filter(|slot| slot.live().is_some_and(|pod| !pod.updated));
     if let Some(broken) = outdated().filter(|slot| is_broken(slot)).max_by_key(|slot| eagerness(slot)) {
         return Some(leaving(&broken, Why::Outdated));
+    }
+    if goal.proofs_due {
+        return None;
     }
     // The last one that was replaced first has to show that it works. Pinned data is no obstacle: it lies on
     // claims, and the slot comes back to them.
@@ -187,6 +195,9 @@ fn is_stuck(pod: &SlotPod, now: Timestamp) -> bool {
         .is_some_and(|ends_at| Duration::try_from(now.duration_since(ends_at)).is_ok_and(|late| late > STUCK_AFTER))
 }
 
+/// Until when a runner stays whose pool has a deadline before it.
+const DUE: &str = "until the proofs of the open deadline are sent";
+
 /// Says why those stay that should not be there, or not be as they are.
 fn explain(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
     let live: Vec<&Slot> = slots.iter().filter(|slot| slot.live().is_some()).collect();
@@ -196,6 +207,7 @@ fn explain(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
         let reason = match (slot.is_busy(), slot.is_pinned()) {
             (true, _) => format!("until {} ends", kinds(slot)),
             (false, true) if !goal.hibernate => format!("because {}", holdings(slot)),
+            (false, true | false) if goal.proofs_due => DUE.to_owned(),
             (false, true | false) => "until it is its turn".to_owned(),
         };
         let sentence = if surplus > 0 {
@@ -203,6 +215,8 @@ fn explain(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
             format!("is one more than there are to be and stays {reason}")
         } else if outdated && goal.replace && slot.is_busy() {
             format!("was made from an older template and stays {reason}")
+        } else if outdated && goal.replace && goal.proofs_due {
+            format!("was made from an older template and stays {DUE}")
         } else if outdated && goal.replace {
             "was made from an older template and is replaced when it is its turn".to_owned()
         } else if outdated {

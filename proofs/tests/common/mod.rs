@@ -30,7 +30,7 @@ impl Sector {
         use_own_parent_cache();
         let dir = TempDir::new().unwrap();
         fs::create_dir(dir.path().join("cache")).unwrap();
-        params::ensure_verifying_key(&params::default_dir(), PROOF).unwrap();
+        params::ensure_verifying_keys(&params::default_dir(), PROOF).unwrap();
         let pieces = (0..).zip(raw_sizes).map(|(nth, &size)| piece(dir.path(), size, nth)).collect();
         Sector { dir, sector: sector(5), ticket: [3; 32], pieces }
     }

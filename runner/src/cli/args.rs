@@ -83,6 +83,16 @@ pub fn machine_name(given: Option<&str>) -> Result<String, String> {
     }
 }
 
+/// Who types commands here, for the record: "ada@host".
+pub fn person() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+    let user = if user.is_empty() { format!("user-{}", rustix::process::getuid().as_raw()) } else { user };
+    match machine_name(None) {
+        Ok(host) => format!("{user}@{host}"),
+        Err(_) => user,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use curio_core::Failure;
 use curio_harmony::{ConnectError, DbError, MigrateError, SchemaError, TxError};
 
 use crate::run::RunError;
@@ -38,6 +39,10 @@ pub enum CliError {
     Db(#[from] DbError),
     #[error("failed to use the database")]
     Tx(#[from] TxError),
+    #[error("failed to ask the chain node")]
+    Chain(#[from] curio_chain::RpcError),
+    #[error(transparent)]
+    Change(#[from] crate::post::changes::ChangeError),
     #[error("failed to start the runtime")]
     Runtime(#[source] std::io::Error),
     /// The sentence is all there is.
@@ -48,6 +53,13 @@ pub enum CliError {
 impl From<crate::parameters::FetchError> for CliError {
     fn from(error: crate::parameters::FetchError) -> CliError {
         CliError::Fetch(Box::new(error))
+    }
+}
+
+/// Work that tasks do, done by a command: there is no other attempt, so only the sentence is left.
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> CliError {
+        CliError::Refused(failure.to_string())
     }
 }
 

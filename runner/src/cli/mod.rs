@@ -2,16 +2,22 @@
 //! sentence that says what to do, with exit code 1 and nothing half done.
 
 mod args;
+mod chain;
 mod config;
 mod error;
 mod fetch_params;
+mod info;
 mod machine;
 mod migrate;
+mod miner;
 pub mod output;
 mod params;
+mod proving;
+mod rehearse;
 mod run;
 mod seal;
 mod sector;
+mod sector_change;
 mod storage;
 mod task;
 
@@ -60,9 +66,20 @@ enum Command {
     /// Seal new sectors.
     #[command(subcommand)]
     Seal(seal::SealCommand),
-    /// Look at sectors.
+    /// Show the cluster on one page: chain, machines, tasks, sectors, miners and their keys.
+    Info(info::InfoArgs),
+    /// Look at sectors; terminate and extend them.
     #[command(subcommand)]
     Sector(sector::SectorCommand),
+    /// Look at the proofs of spacetime of a miner: deadlines, partitions, faults, recoveries.
+    #[command(subcommand)]
+    Proving(proving::ProvingCommand),
+    /// Make proofs of spacetime now, to see that they can be made; nothing is sent.
+    #[command(subcommand)]
+    Test(rehearse::TestCommand),
+    /// Compare the database with the chain, and say that it may be trusted.
+    #[command(subcommand)]
+    Chain(chain::ChainCommand),
     /// Look at tasks, and try failed ones again.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -143,7 +160,11 @@ async fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Migrate(args) => migrate::execute(&place, output, &args).await,
         Command::Run(args) => run::execute(&place, args).await,
         Command::Seal(command) => seal::execute(&place, output, command).await,
+        Command::Info(args) => info::execute(&place, output, args).await,
         Command::Sector(command) => sector::execute(&place, output, command).await,
+        Command::Proving(command) => proving::execute(&place, output, command).await,
+        Command::Test(command) => rehearse::execute(&place, output, command).await,
+        Command::Chain(command) => chain::execute(&place, output, command).await,
         Command::Task(command) => task::execute(&place, output, command).await,
         Command::Machine(command) => machine::execute(&place, output, command).await,
         Command::Storage(command) => storage::execute(&place, output, command).await,

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use curio_chain::TokenAmount;
 use serde::Serialize;
 
 /// Widest line that a table may have.
@@ -147,8 +148,8 @@ fn pad(cell: &str, width: usize, align: Align) -> String {
 pub fn ago(now: DateTime<Utc>, then: DateTime<Utc>) -> String {
     match (now - then).to_std() {
         Ok(age) if age.as_secs() == 0 => "now".to_owned(),
-        Ok(age) => format!("{} ago", coarse(age)),
-        Err(_) => format!("in {}", coarse((then - now).to_std().unwrap_or_default())),
+        Ok(age) => format!("{} ago", span(age)),
+        Err(_) => format!("in {}", span((then - now).to_std().unwrap_or_default())),
     }
 }
 
@@ -157,9 +158,9 @@ pub fn ago_or_dash(now: DateTime<Utc>, then: Option<DateTime<Utc>>) -> String {
     then.map_or_else(|| "-".to_owned(), |then| ago(now, then))
 }
 
-/// The largest unit alone: "12s", "3m", "5h", "2d".
-fn coarse(age: Duration) -> String {
-    match age.as_secs() {
+/// The largest unit of a length of time alone: "12s", "3m", "5h", "2d".
+pub fn span(length: Duration) -> String {
+    match length.as_secs() {
         seconds @ 0..60 => format!("{seconds}s"),
         seconds @ 60..3600 => format!("{}m", seconds / 60),
         seconds @ 3600..86_400 => format!("{}h", seconds / 3600),
@@ -193,6 +194,16 @@ pub fn bytes(count: u64) -> String {
     format!("{} {}", text.strip_suffix(".0").unwrap_or(&text), UNITS[unit])
 }
 
+/// An amount with the four decimals that matter to a person: "12.3456 FIL".
+pub fn fil(amount: &TokenAmount) -> String {
+    const ATTO_PER_TEN_THOUSANDTH: i64 = 100_000_000_000_000;
+    let shown = amount.atto() / ATTO_PER_TEN_THOUSANDTH;
+    let sign = if amount.is_negative() { "-" } else { "" };
+    let digits = format!("{:0>5}", shown.magnitude().to_string());
+    let (whole, fraction) = digits.split_at(digits.len() - 4);
+    format!("{sign}{whole}.{fraction} FIL")
+}
+
 /// Text, or a dash for nothing.
 pub fn or_dash(text: Option<impl Into<String>>) -> String {
     text.map_or_else(|| "-".to_owned(), Into::into)
@@ -202,6 +213,28 @@ pub fn or_dash(text: Option<impl Into<String>>) -> String {
 pub fn properties(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     pairs.iter().map(|(name, value)| format!("{name:<width$}{GAP}{value}\n")).collect()
+}
+
+/// Sentences in lines that fit a narrow terminal. A command in backticks stays in one line, to be copied.
+pub fn paragraph(sentences: &str) -> String {
+    const WIDTH: usize = 80;
+    let mut out = String::new();
+    let mut width = 0;
+    // Every other part stands between backticks.
+    let parts = sentences.split('`').enumerate();
+    let marked = parts.map(|(index, part)| if index % 2 == 1 { part.replace(' ', "\u{a0}") } else { part.to_owned() });
+    for word in marked.collect::<Vec<_>>().join("`").split([' ', '\n', '\t']).filter(|word| !word.is_empty()) {
+        let length = word.chars().count();
+        if width > 0 {
+            let fits = width + 1 + length <= WIDTH;
+            out.push(if fits { ' ' } else { '\n' });
+            width = if fits { width + 1 } else { 0 };
+        }
+        out.push_str(&word.replace('\u{a0}', " "));
+        width += length;
+    }
+    out.push('\n');
+    out
 }
 
 #[cfg(test)]
@@ -249,12 +282,36 @@ mod tests {
         assert_eq!(ago(now, now - chrono::Duration::seconds(seconds)), expected);
     }
 
+    #[test]
+    fn a_paragraph_breaks_between_words() {
+        let text = paragraph(&"twelve chars ".repeat(20));
+        assert!(text.lines().all(|line| line.chars().count() <= 80 && !line.ends_with(' ')), "{text}");
+        assert_eq!(text.split_whitespace().count(), 40);
+    }
+
+    #[test]
+    fn a_command_in_a_paragraph_stays_in_one_line() {
+        for words in 0..30 {
+            let text = paragraph(&format!("{}then run `curio chain confirm`, please", "word ".repeat(words)));
+            assert!(text.lines().any(|line| line.contains("`curio chain confirm`,")), "{text}");
+        }
+    }
+
     #[rstest]
     #[case(0.44, "0.4s")]
     #[case(185.0, "3m 05s")]
     #[case(7620.0, "2h 07m")]
     fn lengths_of_work_are_short(#[case] seconds: f64, #[case] expected: &str) {
         assert_eq!(took(seconds), expected);
+    }
+
+    #[rstest]
+    #[case(0, "0.0000 FIL")]
+    #[case(12_345_678_900_000_000_000, "12.3456 FIL")]
+    #[case(99_999_999_999_999, "0.0000 FIL")]
+    #[case(-1_500_000_000_000_000_000, "-1.5000 FIL")]
+    fn amounts_have_four_decimals(#[case] atto: i128, #[case] expected: &str) {
+        assert_eq!(fil(&TokenAmount::from_atto(atto)), expected);
     }
 
     #[rstest]

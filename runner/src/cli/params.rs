@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use curio_core::SealProof;
-use curio_proofs::params;
+use curio_proofs::params::{self, Circuit, Set};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -39,7 +39,7 @@ pub(super) struct ServeArgs {
 
 fn parse_test_size(text: &str) -> Result<SealProof, String> {
     let proof = parse_sector_size(text)?;
-    if params::can_make(proof) {
+    if Set::all_of(proof).into_iter().all(Set::can_be_made) {
         return Ok(proof);
     }
     Err(format!("parameters for sectors of {text} are published and not made here; put the files into the folder"))
@@ -54,7 +54,7 @@ pub(super) async fn execute(command: ParamsCommand) -> Result<(), CliError> {
     info!("serves {} on {}", dir.display(), listener.local_addr().map_err(failed)?);
     let stop = CancellationToken::new();
     let watch = tokio::spawn(signals.watch(stop.clone()));
-    let shelf = Shelf::new(Parameters::new(dir, None), make);
+    let shelf = Shelf::new(Parameters::new(dir, None, Circuit::ALL.to_vec()), &make);
     let filling = tokio::spawn(shelf.clone().fill(settings::prover()?, stop.clone()));
     let served = parameters::serve(listener, shelf, stop.clone()).await;
     stop.cancel();

@@ -1,4 +1,4 @@
-//! `curio sector`: where sectors stand, from the pipeline's rows.
+//! `curio sector`: where sectors stand, from the pipeline's rows, and the way to changes of proven ones.
 
 use std::path::PathBuf;
 
@@ -9,6 +9,7 @@ use curio_harmony::{Db, DbError};
 use serde_json::{Value, json};
 
 use super::output::{Output, Table, ago, ago_or_dash, bytes, number, or_dash, properties, text, took};
+use super::sector_change::{self, ExtendArgs, TerminateArgs};
 use super::{APPLICATION, CliError, Database};
 use crate::storage::{LocalPath, Location, Storage, StorageOptions, StorageTiming, path};
 use curio_pipeline::status::{self, MessageStatus, RunState, SectorDetail, SectorState, SectorStatus};
@@ -29,6 +30,12 @@ pub(super) enum SectorCommand {
         /// Such as f01000:5.
         sector: SectorRef,
     },
+    /// Give proven sectors up for good; the chain takes a good part of their pledge. Asked first, then approved.
+    Terminate(TerminateArgs),
+    /// Keep proven sectors until a later epoch. Asked first, then approved.
+    Extend(ExtendArgs),
+    /// List the terminations and extensions that were asked for, and what became of them.
+    Changes,
 }
 
 /// A state as it is typed.
@@ -55,9 +62,9 @@ pub(super) fn unknown(sector: SectorRef) -> CliError {
 }
 
 pub(super) async fn execute(place: &Database, output: Output, command: SectorCommand) -> Result<(), CliError> {
-    let db = place.open(APPLICATION).await?;
     match command {
         SectorCommand::List { actor, state } => {
+            let db = place.open(APPLICATION).await?;
             let wanted = |sector: &SectorStatus| state.is_none_or(|state| state.state() == sector.state);
             let sectors: Vec<SectorStatus> = status::list(&db, actor).await?.into_iter().filter(wanted).collect();
             let running = running(&db).await?;
@@ -66,10 +73,14 @@ pub(super) async fn execute(place: &Database, output: Output, command: SectorCom
             });
         }
         SectorCommand::Status { sector } => {
+            let db = place.open(APPLICATION).await?;
             let detail = status::sector(&db, sector).await?.ok_or_else(|| unknown(sector))?;
             let files = files_of(&db, sector).await?;
             output.show(&as_json(&detail, &files), || page(&detail, &files));
         }
+        SectorCommand::Terminate(args) => sector_change::terminate(place, output, &args).await?,
+        SectorCommand::Extend(args) => sector_change::extend(place, output, &args).await?,
+        SectorCommand::Changes => sector_change::list(place, output).await?,
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! Messages to the chain: an outbox that is written with the row which asks ([`outbox`]), the task that
-//! signs and pushes ([`send`]), the watcher that learns what became of them ([`watch`]), and which key
-//! pays ([`payer`]).
+//! Messages to the chain: an outbox that is written with the row which asks ([`outbox`]), the tasks that
+//! sign and push ([`send`]), the watcher that learns what became of them ([`watch`]) and raises the price of those that do not
+//! land ([`replace`]), what they are for ([`purpose`]), and which key pays ([`payer`]).
 
 pub mod outbox;
 pub mod payer;
+pub mod purpose;
+mod replace;
 pub mod send;
 pub mod watch;

@@ -10,15 +10,15 @@ use curio_core::{Classify, Failure};
 use curio_harmony::{Db, DbError, Task, TaskId, Tx, TxError, tasks};
 use serde::Serialize;
 
-use super::send::SendMessage;
+use super::purpose::Purpose;
+use super::send::{SendMessage, SendPost};
 
 /// A message to be sent.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// `purpose/sp/sectors/generation`.
     pub key: String,
-    /// A closed word for tables and metrics.
-    pub purpose: &'static str,
+    pub purpose: Purpose,
     /// Nonce and gas are left at zero. `from` is a key address.
     pub message: Message,
     /// Most attoFIL to spend on gas.
@@ -64,7 +64,8 @@ pub async fn ask(tx: &mut Tx, request: &Request) -> Result<i64, TxError> {
     if let Some(send_id) = known {
         return Ok(send_id);
     }
-    let task = tasks::add(tx, SendMessage::NAME).await?;
+    let kind = if request.purpose.is_urgent() { SendPost::NAME } else { SendMessage::NAME };
+    let task = tasks::add(tx, kind).await?;
     let send_id = sqlx::query_scalar!(
         "INSERT INTO message_sends (send_task_id, idempotency_key, from_key, to_addr, send_reason, unsigned_data, max_fee)
          VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING send_id",
@@ -72,7 +73,7 @@ pub async fn ask(tx: &mut Tx, request: &Request) -> Result<i64, TxError> {
         request.key,
         address::to_mainnet_text(&request.message.from),
         address::to_mainnet_text(&request.message.to),
-        request.purpose,
+        request.purpose.as_str(),
         request.message.to_cbor(),
         request.max_fee.atto().to_string()
     )
@@ -127,6 +128,8 @@ pub struct SendStatus {
     /// Epoch of the tipset that holds the result.
     pub landed_epoch: Option<i64>,
     pub exit_code: Option<i64>,
+    /// How often it was signed again with the same nonce and a higher price.
+    pub replacements: i64,
 }
 
 /// All messages, oldest first.
@@ -138,7 +141,8 @@ pub async fn list(db: &Db) -> Result<Vec<SendStatus>, DbError> {
         SendStatus,
         r#"SELECT s.send_id, s.send_reason AS purpose, s.idempotency_key AS key, s.from_key AS "from", s.to_addr AS "to",
                   s.nonce, s.signed_cid, s.created_at, s.send_success AS sent, s.send_error AS error,
-                  w.executed_tsk_epoch AS "landed_epoch?", w.executed_rcpt_exitcode AS "exit_code?"
+                  w.executed_tsk_epoch AS "landed_epoch?", w.executed_rcpt_exitcode AS "exit_code?",
+                  (SELECT count(*) FROM message_replacements r WHERE r.send_id = s.send_id) AS "replacements!"
            FROM message_sends s LEFT JOIN message_waits w ON w.signed_message_cid = s.signed_cid
            ORDER BY s.send_id"#
     )

@@ -11,7 +11,7 @@ use curio_chain::{Address, Client, RpcError, TokenAmount, address};
 use curio_core::config::{AddressSet, Config};
 use curio_core::{Classify, Failure, SpId};
 
-use crate::seal::outcome::Purpose;
+use super::purpose::Purpose;
 
 /// No key can pay.
 #[derive(Debug, thiserror::Error)]
@@ -111,20 +111,31 @@ fn refusal(
 
 /// Addresses to try, in order, each once.
 fn order(info: &MinerInfo, set: &AddressSet, purpose: Purpose) -> Result<Vec<Address>, PayerError> {
+    let AddressSet {
+        pre_commit_control,
+        commit_control,
+        terminate_control,
+        post_control,
+        disable_owner_fallback,
+        disable_worker_fallback,
+        miner_addresses: _,
+    } = set;
     let configured = match purpose {
-        Purpose::PreCommit => parse(&set.pre_commit_control)?,
-        Purpose::Commit => parse(&set.commit_control)?,
+        Purpose::PreCommit => parse(pre_commit_control)?,
+        Purpose::Commit => parse(commit_control)?,
+        Purpose::WindowPost | Purpose::DeclareFaults | Purpose::DeclareRecovered => parse(post_control)?,
+        Purpose::Terminate | Purpose::Extend => parse(terminate_control)?,
     };
     let mut reserved: HashSet<Address> = HashSet::new();
-    for list in [&set.pre_commit_control, &set.commit_control, &set.terminate_control] {
+    for list in [pre_commit_control, commit_control, terminate_control, post_control] {
         reserved.extend(parse(list)?);
     }
     let mut order = configured;
     order.extend(info.control_addresses.iter().filter(|address| !reserved.contains(address)));
-    if !set.disable_worker_fallback {
+    if !disable_worker_fallback {
         order.push(info.worker);
     }
-    if !set.disable_owner_fallback {
+    if !disable_owner_fallback {
         order.push(info.owner);
     }
     let mut seen = HashSet::new();
@@ -173,6 +184,26 @@ mod tests {
         for (set, expected) in table {
             let order = order(&info(), &set, Purpose::PreCommit).expect("the addresses are fine");
             assert_eq!(ids(&order), expected, "{set:?}");
+        }
+    }
+
+    #[test]
+    fn proofs_are_paid_by_their_own_key_and_nothing_else_by_that_one() {
+        let set = AddressSet {
+            post_control: vec!["f04".to_owned()],
+            terminate_control: vec!["f09".to_owned()],
+            ..AddressSet::default()
+        };
+        let table: [(Purpose, &[u64]); 5] = [
+            (Purpose::WindowPost, &[4, 3, 2, 1]),
+            (Purpose::DeclareFaults, &[4, 3, 2, 1]),
+            (Purpose::DeclareRecovered, &[4, 3, 2, 1]),
+            (Purpose::Terminate, &[9, 3, 2, 1]),
+            (Purpose::Commit, &[3, 2, 1]),
+        ];
+        for (purpose, expected) in table {
+            let order = order(&info(), &set, purpose).expect("the addresses are fine");
+            assert_eq!(ids(&order), expected, "{purpose}");
         }
     }
 

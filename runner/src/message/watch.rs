@@ -1,40 +1,52 @@
 //! The message watcher: learns what became of messages that were sent, and fills `message_waits`.
 //!
 //! Any runner that follows the chain may do it, also several at once: a row is filled by whoever is first.
-//! A message that a node has lost is given to it again; the same bytes are taken once.
+//! A message that does not land gets a higher price; one that a node has lost is given to it again, and the same
+//! bytes are taken once.
+
+mod row;
+mod sight;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
-use curio_chain::types::{MsgLookup, SignedMessage, TipSet, TipSetKey};
+use curio_chain::types::{MsgLookup, TipSet, TipSetKey};
 use curio_chain::{Cid, RpcError};
 use curio_core::epoch::EpochDelta;
 use curio_core::{Classify, Epoch, Failure};
-use curio_harmony::DbError;
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use tracing::{info, warn};
 
+pub(super) use self::row::Open;
+use self::sight::{Sight, judge};
+use super::purpose::Purpose;
+use super::replace::{self, Replaced};
+use crate::chain_sched::{HeadHandler, HeadUpdate};
 use crate::deps::Deps;
 
-/// Messages looked at for one head, oldest first.
+/// Messages looked at for one head: those with a deadline first, then the oldest.
 const AT_ONCE: i64 = 500;
 
-/// Epochs without a result after which a message is given to the node once more.
+/// Messages searched for at a time.
+const SEARCHES: usize = 8;
+
+/// Epochs between two pushes of the same bytes.
 const PUSH_AGAIN_AFTER: EpochDelta = 10;
 
 /// Looks after open rows of `message_waits`.
 pub struct MessageWatcher {
     deps: Deps,
-    /// Head at which a message without a result was last pushed, or first seen.
-    pushed_at: Mutex<HashMap<String, Epoch>>,
+    /// What this process remembers of messages without a result, by the CID that is watched.
+    traces: Mutex<HashMap<String, Trace>>,
 }
 
-/// A message without a result.
-#[derive(Debug)]
-struct Open {
-    signed_cid: String,
-    signed: Option<serde_json::Value>,
-    purpose: String,
-    sent: bool,
+/// Heads at which something was seen or done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trace {
+    pushed: Option<Epoch>,
+    /// Since when the chain has another message under the nonce.
+    overtaken: Option<Epoch>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +59,27 @@ struct WatchError {
 
 impl Classify for WatchError {
     fn classify(self) -> Failure {
-        Failure::Unavailable(Box::new(self))
+        match self.source.node_message() {
+            // About this message alone; the others are looked for.
+            Some(_) => Failure::Retry(Box::new(self)),
+            None => Failure::Unavailable(Box::new(self)),
+        }
+    }
+}
+
+impl HeadHandler for MessageWatcher {
+    fn name(&self) -> &'static str {
+        "messages"
+    }
+
+    fn on_head<'a>(&'a self, update: &'a HeadUpdate) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { self.look(&update.head).await.map(drop) })
     }
 }
 
 impl MessageWatcher {
     pub fn new(deps: &Deps) -> MessageWatcher {
-        MessageWatcher { deps: deps.clone(), pushed_at: Mutex::new(HashMap::new()) }
+        MessageWatcher { deps: deps.clone(), traces: Mutex::default() }
     }
 
     /// Looks for every open message at this head. Returns how many have got a result.
@@ -61,199 +87,185 @@ impl MessageWatcher {
     /// # Errors
     /// Database or chain away: the next head tries again.
     pub async fn look(&self, head: &TipSet) -> Result<u64, Failure> {
-        let open = self.open().await?;
+        let open = row::open(&self.deps.db, AT_ONCE).await?;
         self.forget_others(&open);
-        let mut landed = 0;
-        for message in &open {
-            match self.look_for(head, message).await {
-                Ok(found) => landed += u64::from(found),
+        if open.iter().any(|message| message.sent && message.sent_epoch.is_none()) {
+            row::note_sent(&self.deps.db, head.height).await?;
+        }
+        let looks: Vec<_> = open.iter().map(|message| self.look_for(head, message)).collect();
+        let mut looks = futures::stream::iter(looks).buffered(SEARCHES).zip(futures::stream::iter(&open));
+        let (mut landed, mut waiting) = (0, Vec::new());
+        while let Some((looked, message)) = looks.next().await {
+            match looked {
+                Ok(Look::Settled) => landed += 1,
+                Ok(Look::Nothing) => {}
+                Ok(Look::Waiting) => waiting.push(message),
                 Err(failure @ Failure::Unavailable(_)) => return Err(failure),
-                Err(failure) => {
-                    warn!(message.cid = message.signed_cid, "failed to watch message {}: {failure}", message.signed_cid)
-                }
+                Err(failure) => warn_of(message, &failure),
             }
         }
+        drop(looks);
+        self.urge(head.height, &open, &waiting).await?;
         Ok(landed)
     }
 
-    async fn open(&self) -> Result<Vec<Open>, DbError> {
-        Ok(sqlx::query_as!(
-            Open,
-            r#"SELECT w.signed_message_cid AS signed_cid, s.signed_json AS signed, s.send_reason AS purpose,
-                      s.send_success IS TRUE AS "sent!"
-               FROM message_waits w JOIN message_sends s ON s.signed_cid = w.signed_message_cid
-               WHERE w.executed_tsk_epoch IS NULL AND s.send_success IS NOT FALSE
-               ORDER BY w.created_at LIMIT $1"#,
-            AT_ONCE
-        )
-        .fetch_all(self.deps.db.pool())
-        .await?)
-    }
-
-    async fn look_for(&self, head: &TipSet, message: &Open) -> Result<bool, Failure> {
-        let Ok(cid) = Cid::try_from(message.signed_cid.as_str()) else {
-            return Err(Failure::retry("its CID is malformed"));
-        };
+    async fn look_for(&self, head: &TipSet, message: &Open) -> Result<Look, Failure> {
         let confidence = EpochDelta::from(self.deps.config.chain.message_confidence);
-        let found = self.deps.chain.state_search_msg(&TipSetKey::HEAD, cid, None, true).await;
-        match judge(found, head.height, confidence) {
-            Ok(Sight::Settled(lookup)) => {
+        match self.find(head, message, confidence).await? {
+            Sight::Settled(lookup) => {
                 self.settle(message, &lookup).await?;
-                Ok(true)
+                Ok(Look::Settled)
             }
-            Ok(Sight::Fresh) => Ok(false),
-            Ok(Sight::Nowhere) => {
-                self.push_again(head.height, message).await;
-                Ok(false)
+            Sight::Fresh => Ok(Look::Nothing),
+            Sight::Overtaken => {
+                let since = self.trace(&message.signed_cid, |trace| *trace.overtaken.get_or_insert(head.height));
+                if head.height - since >= confidence {
+                    self.give_up(message).await?;
+                }
+                Ok(Look::Nothing)
             }
-            Err(source) => Err(WatchError { cid: message.signed_cid.clone(), source }.into()),
+            Sight::Nowhere if message.sent => Ok(Look::Waiting),
+            // Its task has signed it and not pushed it yet.
+            Sight::Nowhere => Ok(Look::Nothing),
         }
     }
 
+    /// Where the message is, in whichever form.
+    async fn find(&self, head: &TipSet, message: &Open, confidence: EpochDelta) -> Result<Sight, Failure> {
+        let mut sight = Sight::Nowhere;
+        for text in message.cids() {
+            let Ok(cid) = Cid::try_from(text) else {
+                return Err(Failure::retry("its CID is malformed"));
+            };
+            let found = self.deps.chain.state_search_msg(&TipSetKey::HEAD, cid, None, true).await;
+            sight =
+                judge(found, head.height, confidence).map_err(|source| WatchError { cid: text.to_owned(), source })?;
+            if !matches!(sight, Sight::Nowhere) {
+                break;
+            }
+        }
+        Ok(sight)
+    }
+
     async fn settle(&self, message: &Open, lookup: &MsgLookup) -> Result<(), Failure> {
-        let exit_code = lookup.receipt.exit_code;
-        let data = message.signed.as_ref().and_then(|signed| signed.get("Message")).cloned();
-        let row = (message.signed_cid.clone(), lookup.clone(), data);
-        let filled = self
-            .deps
-            .db
-            .transaction("message landed", move |tx| {
-                let (signed_cid, lookup, data) = row.clone();
-                Box::pin(async move {
-                    let done = sqlx::query!(
-                        "UPDATE message_waits
-                         SET executed_tsk_cid = $2, executed_tsk_epoch = $3, executed_msg_cid = $4, executed_msg_data = $5,
-                             executed_rcpt_exitcode = $6, executed_rcpt_return = $7, executed_rcpt_gas_used = $8,
-                             executed_tsk = $9
-                         WHERE signed_message_cid = $1 AND executed_tsk_epoch IS NULL",
-                        signed_cid,
-                        lookup.tip_set.cid().to_string(),
-                        lookup.height.0,
-                        lookup.message.to_string(),
-                        data,
-                        lookup.receipt.exit_code,
-                        lookup.receipt.r#return,
-                        lookup.receipt.gas_used,
-                        key_bytes(&lookup.tip_set)
-                    )
-                    .execute(&mut *tx)
-                    .await?;
-                    Ok(done.rows_affected())
-                })
-            })
-            .await?;
-        if filled == 1 {
-            let purpose = static_purpose(&message.purpose);
-            self.deps.counters.count(|counts| *counts.messages_landed.entry((purpose, exit_code)).or_default() += 1);
-            info!(
+        if !row::landed(&self.deps.db, message, lookup).await? {
+            return Ok(());
+        }
+        let (purpose, exit_code) = (label(&message.purpose), lookup.receipt.exit_code);
+        self.deps.counters.count(|counts| *counts.messages_landed.entry((purpose, exit_code)).or_default() += 1);
+        info!(
+            message.cid = message.signed_cid,
+            epoch = lookup.height.0,
+            exit_code,
+            "{} message {} was executed with exit code {exit_code}",
+            message.purpose,
+            message.signed_cid
+        );
+        Ok(())
+    }
+
+    /// Another message has this one's nonce on the chain.
+    async fn give_up(&self, message: &Open) -> Result<(), Failure> {
+        if row::overtaken(&self.deps.db, message.send_id).await? {
+            warn!(
                 message.cid = message.signed_cid,
-                epoch = lookup.height.0,
-                exit_code,
-                "{} message {} was executed with exit code {exit_code}",
+                "{} message {} never lands: the chain executed another one under nonce {} of {}",
                 message.purpose,
-                message.signed_cid
+                message.signed_cid,
+                message.nonce,
+                message.from_key
             );
+        }
+        Ok(())
+    }
+
+    /// Sees to it that messages which wait land: by a higher price, or by giving the node again what it may have lost.
+    async fn urge(&self, head: Epoch, open: &[Open], waiting: &[&Open]) -> Result<(), Failure> {
+        let urgent = replace::urgent_nonces(open);
+        let mut by_key: HashMap<&str, usize> = HashMap::new();
+        for message in waiting {
+            let is_urgent = urgent.get(message.from_key.as_str()).is_some_and(|nonce| message.nonce <= *nonce);
+            let Some(signed) = message.newest_epoch.or(message.sent_epoch) else {
+                // Noted as sent at this very head.
+                continue;
+            };
+            if !replace::is_due(Epoch(signed), head, is_urgent) {
+                continue;
+            }
+            let replaced = by_key.entry(message.from_key.as_str()).or_default();
+            if *replaced >= replace::AT_ONCE_PER_KEY {
+                continue;
+            }
+            match replace::replace(&self.deps, head, message).await {
+                Ok(Replaced::Yes) => {
+                    *replaced += 1;
+                    let purpose = label(&message.purpose);
+                    self.deps.counters.count(|counts| *counts.messages_replaced.entry(purpose).or_default() += 1);
+                }
+                Ok(Replaced::Elsewhere) => {}
+                Ok(Replaced::AtLimit) => self.push_again(head, message).await,
+                Err(failure @ Failure::Unavailable(_)) => return Err(failure),
+                Err(failure) => warn_of(message, &failure),
+            }
         }
         Ok(())
     }
 
     /// Gives a message without a trace to the node again, now and then.
     async fn push_again(&self, head: Epoch, message: &Open) {
-        if !message.sent || !self.is_due(head, &message.signed_cid) {
-            return;
-        }
-        let Some(Ok(signed)) = message.signed.clone().map(serde_json::from_value::<SignedMessage>) else {
+        let due = self.trace(&message.signed_cid, |trace| {
+            let due = trace.pushed.is_none_or(|pushed| head - pushed >= PUSH_AGAIN_AFTER);
+            if due {
+                trace.pushed = Some(head);
+            }
+            due
+        });
+        let Some(signed) = message.newest().filter(|_| due) else {
             return;
         };
+        let cid = signed.cid();
         match self.deps.chain.mpool_push(&signed).await {
-            Ok(_) => info!(
-                message.cid = message.signed_cid,
-                "the node had lost message {}; it was pushed again", message.signed_cid
+            Ok(_) => info!(message.cid = %cid, "the node had lost message {cid}; it was pushed again"),
+            Err(error) if error.is_already_in_mpool() => warn!(
+                message.cid = %cid,
+                "{} message {cid} waits in the pool at the highest price that its fee limit allows; raise the limit under [Fees] for later ones",
+                message.purpose
             ),
-            Err(error) if error.is_already_in_mpool() => {}
             Err(error) => warn!(
-                message.cid = message.signed_cid,
+                message.cid = %cid,
                 error = &error as &dyn std::error::Error,
-                "failed to push message {} again",
-                message.signed_cid
+                "failed to push message {cid} again"
             ),
         }
     }
 
-    fn is_due(&self, head: Epoch, signed_cid: &str) -> bool {
-        let mut pushed_at = self.pushed_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let last = *pushed_at.entry(signed_cid.to_owned()).or_insert(head);
-        let due = head - last >= PUSH_AGAIN_AFTER;
-        if due {
-            pushed_at.insert(signed_cid.to_owned(), head);
-        }
-        due
+    fn trace<T>(&self, signed_cid: &str, change: impl FnOnce(&mut Trace) -> T) -> T {
+        change(self.traces().entry(signed_cid.to_owned()).or_default())
     }
 
     fn forget_others(&self, open: &[Open]) {
-        let mut pushed_at = self.pushed_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        pushed_at.retain(|cid, _| open.iter().any(|message| message.signed_cid == *cid));
+        self.traces().retain(|cid, _| open.iter().any(|message| message.signed_cid == *cid));
+    }
+
+    fn traces(&self) -> MutexGuard<'_, HashMap<String, Trace>> {
+        self.traces.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-/// A tipset key as Lotus keeps it: the bytes of its CIDs, one after another.
-fn key_bytes(key: &TipSetKey) -> Vec<u8> {
-    key.0.iter().flat_map(Cid::to_bytes).collect()
+/// What a look for one message led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Settled,
+    /// It was sent, and is nowhere on the chain.
+    Waiting,
+    Nothing,
+}
+
+fn warn_of(message: &Open, failure: &Failure) {
+    warn!(message.cid = message.signed_cid, "failed to watch message {}: {failure}", message.signed_cid);
 }
 
 /// The purpose as a closed label.
-fn static_purpose(purpose: &str) -> &'static str {
-    match purpose {
-        "precommit" => "precommit",
-        "commit" => "commit",
-        _ => "other",
-    }
-}
-
-/// Where a message is, seen from a head.
-#[derive(Debug, PartialEq, Eq)]
-enum Sight {
-    /// Executed, and deep enough to stay.
-    Settled(Box<MsgLookup>),
-    /// Executed, but a reorganisation may still undo it.
-    Fresh,
-    /// Not on the chain; perhaps the node does not know it.
-    Nowhere,
-}
-
-fn judge(found: Result<Option<MsgLookup>, RpcError>, head: Epoch, confidence: EpochDelta) -> Result<Sight, RpcError> {
-    match found {
-        Ok(Some(lookup)) if head - lookup.height >= confidence => Ok(Sight::Settled(Box::new(lookup))),
-        Ok(Some(_)) => Ok(Sight::Fresh),
-        Ok(None) => Ok(Sight::Nowhere),
-        Err(error) if error.is_not_yet() => Ok(Sight::Nowhere),
-        Err(error) => Err(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lookup(height: i64) -> MsgLookup {
-        let text = include_str!("../../tests/recorded/StateSearchMsg.json");
-        MsgLookup { height: Epoch(height), ..serde_json::from_str(text).expect("the recorded answer is a lookup") }
-    }
-
-    #[test]
-    fn a_message_has_landed_when_enough_epochs_are_on_top() {
-        assert_eq!(judge(Ok(Some(lookup(96))), Epoch(100), 5).expect("an answer"), Sight::Fresh);
-        assert!(matches!(judge(Ok(Some(lookup(95))), Epoch(100), 5).expect("an answer"), Sight::Settled(_)));
-    }
-
-    #[test]
-    fn a_message_that_the_node_does_not_know_is_nowhere_and_not_an_error() {
-        let unknown = RpcError::Node {
-            method: "Filecoin.StateSearchMsg",
-            code: 1,
-            message: "ipld: could not find bafy".to_owned(),
-        };
-        assert_eq!(judge(Err(unknown), Epoch(100), 5).expect("an answer"), Sight::Nowhere);
-        assert_eq!(judge(Ok(None), Epoch(100), 5).expect("an answer"), Sight::Nowhere);
-    }
+fn label(purpose: &str) -> &'static str {
+    Purpose::parse(purpose).map_or("other", Purpose::as_str)
 }

@@ -9,8 +9,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use curio_core::SealProof;
-use curio_proofs::params::{self, Adopted, ParamsError, ParamsFile};
+use curio_proofs::params::{Adopted, ParamsError, ParamsFile, Set};
 use reqwest::{Response, StatusCode, header};
 use tokio::io::AsyncWriteExt;
 use url::Url;
@@ -80,17 +79,17 @@ impl FetchError {
     }
 }
 
-/// Brings the files of one seal proof into `dir`. Files that are whole are left alone.
+/// Brings the files of a set into `dir`. Files that are whole are left alone.
 ///
 /// # Errors
 /// What is wrong with the source, the folder or a file, after several tries where trying may help.
 pub async fn fetch(
     source: &Source,
     dir: &Path,
-    proof: SealProof,
+    set: Set,
     told: &mut (dyn FnMut(Step) + Send),
 ) -> Result<(), FetchError> {
-    for file in params::files(proof) {
+    for file in set.files() {
         fetch_file(source, dir, &file, told).await?;
     }
     Ok(())

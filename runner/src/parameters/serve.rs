@@ -17,14 +17,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use curio_core::SealProof;
-use curio_proofs::params::{self, Whole};
+use curio_proofs::params::{Set, Whole};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::net::TcpListener;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{INDEX, Index, Offer, OfferedFile, Parameters, Standing};
+use super::{INDEX, Index, Offer, OfferedFile, Parameters, Standing, about};
 use crate::cli::output::bytes;
 use crate::prove::Prover;
 use crate::storage::blocking;
@@ -42,32 +42,33 @@ const RETRY_AFTER_SECONDS: &str = "5";
 #[derive(Clone)]
 pub struct Shelf {
     parameters: Parameters,
-    /// Sizes that are made when they are missing.
-    make: Vec<SealProof>,
+    /// Sets that are made when they are missing.
+    make: Vec<Set>,
     /// Files that were found whole.
     whole: Arc<Mutex<WholeFiles>>,
 }
 
-/// Whole files by seal proof, each with its name.
-type WholeFiles = BTreeMap<SealProof, Vec<(String, Whole)>>;
+/// Whole files by set, each with its name.
+type WholeFiles = BTreeMap<Set, Vec<(String, Whole)>>;
 
 impl Shelf {
-    /// Serves nothing before [`Shelf::fill`] has found it.
-    pub fn new(parameters: Parameters, make: Vec<SealProof>) -> Shelf {
+    /// Serves nothing before [`Shelf::fill`] has found it. `make` are sizes whose sets are made when they are missing.
+    pub fn new(parameters: Parameters, make: &[SealProof]) -> Shelf {
+        let make = make.iter().copied().flat_map(Set::all_of).collect();
         Shelf { parameters, make, whole: Arc::default() }
     }
 
     /// Checks the files of the folder and makes those that are to be made, until all are there or cancelled.
     pub async fn fill(self, prover: Prover, cancelled: CancellationToken) {
-        let found = SealProof::ALL.into_iter().filter(|proof| !self.make.contains(proof));
-        for proof in found.filter(|proof| params::params_path(self.parameters.dir(), *proof).exists()) {
-            self.put_out(proof).await;
+        let others = SealProof::ALL.into_iter().flat_map(Set::all_of).filter(|set| !self.make.contains(set));
+        for set in others.filter(|set| set.params().path(self.parameters.dir()).exists()) {
+            self.put_out(set).await;
         }
-        for proof in self.make.clone() {
-            while !self.whole().contains_key(&proof) && !cancelled.is_cancelled() {
-                self.parameters.bring(proof, &prover, &cancelled).await;
-                if self.parameters.is_ready(proof) {
-                    self.put_out(proof).await;
+        for set in self.make.clone() {
+            while !self.whole().contains_key(&set) && !cancelled.is_cancelled() {
+                self.parameters.bring(set, &prover, &cancelled).await;
+                if self.parameters.standing(set) == Some(Standing::Ready) {
+                    self.put_out(set).await;
                     continue;
                 }
                 tokio::select! {
@@ -78,60 +79,59 @@ impl Shelf {
         }
     }
 
-    /// Serves the files of one size from now on, if they are whole.
-    async fn put_out(&self, proof: SealProof) {
+    /// Serves the files of a set from now on, if they are whole.
+    async fn put_out(&self, set: Set) {
         let dir = self.parameters.dir().to_owned();
         let checked = blocking("checking proof parameters", move || {
-            let files = params::files(proof).into_iter();
+            let files = set.files().into_iter();
             files.map(|file| file.check(&dir).map(|whole| (file.name, whole))).collect::<Result<Vec<_>, _>>()
         });
-        let size = bytes(proof.sector_size());
         match checked.await {
             Ok(Ok(files)) => {
                 let total = files.iter().map(|(_, whole)| whole.size_bytes).sum();
-                info!("parameters for sectors of {size} are served ({})", bytes(total));
-                self.whole().insert(proof, files);
+                info!("parameters for {} are served ({})", about(set), bytes(total));
+                self.whole().insert(set, files);
             }
-            Ok(Err(error)) => warn!("parameters for sectors of {size} are not served: {error}"),
-            Err(error) => warn!("parameters for sectors of {size} are not served: {error}"),
+            Ok(Err(error)) => warn!("parameters for {} are not served: {error}", about(set)),
+            Err(error) => warn!("parameters for {} are not served: {error}", about(set)),
         }
     }
 
     fn index(&self) -> Index {
         let whole = self.whole();
-        let mut proofs: Vec<SealProof> = whole.keys().copied().chain(self.make.iter().copied()).collect();
-        proofs.sort_unstable();
-        proofs.dedup();
-        let offers = proofs.into_iter().map(|proof| {
-            let files = whole.get(&proof).map(Vec::as_slice).unwrap_or_default();
+        let mut offers = BTreeMap::new();
+        for set in self.make.iter().chain(whole.keys()) {
+            let sector_size = set.proof.sector_size();
+            let offer = offers.entry(sector_size).or_insert(Offer { sector_size, ready: true, files: Vec::new() });
+            offer.ready &= whole.contains_key(set);
+        }
+        for (set, files) in whole.iter() {
             let offered = files.iter().map(|(name, whole)| OfferedFile {
                 name: name.clone(),
                 digest: whole.digest.clone(),
                 size_bytes: whole.size_bytes,
             });
-            Offer { sector_size: proof.sector_size(), ready: !files.is_empty(), files: offered.collect() }
-        });
-        Index { sectors: offers.collect() }
+            offers.entry(set.proof.sector_size()).and_modify(|offer| offer.files.extend(offered));
+        }
+        Index { sectors: offers.into_values().collect() }
     }
 
     /// What is not there yet, in a sentence.
     fn waits_for(&self) -> Option<String> {
-        let missing = *self.make.iter().find(|proof| !self.whole().contains_key(proof))?;
+        let missing = *self.make.iter().find(|set| !self.whole().contains_key(set))?;
         let standing = match self.parameters.standing(missing) {
             Some(Standing::Coming(words)) => words,
             Some(Standing::Unusable(problem)) => problem,
             Some(Standing::Ready) | None => "being checked".to_owned(),
         };
-        Some(format!("parameters for sectors of {}: {standing}", bytes(missing.sector_size())))
+        Some(format!("parameters for {}: {standing}", about(missing)))
     }
 
     fn find(&self, name: &str) -> Found {
         let whole = self.whole();
         match whole.values().flatten().find(|(known, _)| known == name) {
             Some((_, whole)) => Found::Whole(whole.clone()),
-            None if self.make.iter().any(|proof| params::files(*proof).iter().any(|file| file.name == name)) => {
-                Found::NotYet
-            }
+            None if self.make.iter().any(|set| set.files().iter().any(|file| file.name == name)) => Found::NotYet,
             None => Found::Unknown,
         }
     }

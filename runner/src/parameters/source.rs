@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use curio_core::SealProof;
+use curio_proofs::params::Set;
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -79,7 +80,7 @@ pub struct Index {
 pub struct Offer {
     /// Padded bytes.
     pub sector_size: u64,
-    /// Whether the files can be fetched now; until then the source is still making them.
+    /// Whether all files can be fetched now; until then the source is still making some.
     pub ready: bool,
     #[serde(default)]
     pub files: Vec<OfferedFile>,
@@ -94,9 +95,20 @@ pub struct OfferedFile {
 }
 
 impl Index {
-    /// The seal proofs that it lists. Sizes that this program does not know are left out.
-    pub fn proofs(&self) -> Vec<SealProof> {
-        self.sectors.iter().filter_map(|offer| SealProof::of_sector_size(offer.sector_size)).collect()
+    /// The sets that it lists or is making. Sizes that this program does not know are left out.
+    pub fn sets(&self) -> Vec<Set> {
+        let known =
+            self.sectors.iter().filter_map(|offer| Some((SealProof::of_sector_size(offer.sector_size)?, offer)));
+        known.flat_map(|(proof, offer)| Set::all_of(proof).into_iter().filter(|set| offer.has(*set))).collect()
+    }
+}
+
+impl Offer {
+    /// Whether the files of a set are among those listed; of a size without a list, or with one that is still growing,
+    /// all sets are promised.
+    fn has(&self, set: Set) -> bool {
+        let is_listed = |name: &str| self.files.iter().any(|file| file.name == name);
+        !self.ready || self.files.is_empty() || set.files().iter().all(|file| is_listed(&file.name))
     }
 }
 
@@ -157,6 +169,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use curio_proofs::params::Circuit;
 
     #[test]
     fn files_lie_below_the_address_with_and_without_a_slash_at_its_end() {
@@ -179,6 +192,19 @@ mod tests {
     fn sizes_of_an_index_that_nobody_knows_are_left_out() {
         let text = r#"{"sectors": [{"sector_size": 2048, "ready": true}, {"sector_size": 3000, "ready": true}]}"#;
         let index: Index = serde_json::from_str(text).expect("an index");
-        assert_eq!(index.proofs(), [SealProof::StackedDrg2KiBV1_1]);
+        assert_eq!(index.sets(), Set::all_of(SealProof::StackedDrg2KiBV1_1));
+    }
+
+    #[test]
+    fn a_finished_list_offers_the_sets_whose_files_it_has() {
+        let proof = SealProof::StackedDrg32GiBV1_1;
+        let window = Set { circuit: Circuit::WindowPost, proof };
+        let offered = |name: String| OfferedFile { name, digest: String::new(), size_bytes: 1 };
+        let mut files: Vec<_> = window.files().into_iter().map(|file| offered(file.name)).collect();
+        let half = Set { circuit: Circuit::WinningPost, proof }.verifying_key();
+        files.push(offered(half.name));
+        let index = |ready| Index { sectors: vec![Offer { sector_size: 32 << 30, ready, files: files.clone() }] };
+        assert_eq!(index(true).sets(), [window]);
+        assert_eq!(index(false).sets(), Set::all_of(proof), "others are being made");
     }
 }

@@ -1,7 +1,10 @@
-//! The socket of a machine, and what answers on it before the database can be used.
+//! The socket of a machine, what answers on it before the database can be used, and the waits for the database and for the
+//! chain node.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use curio_chain::{Client, RpcError};
 use curio_harmony::Db;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -9,7 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{LOOPS_TIMEOUT, RunError, RunOptions};
+use crate::cli::sentence;
+use crate::deps::Network;
+use crate::http::{Phase, Probes};
 use crate::{database, http};
+
+/// Pause between two questions to a chain node that does not answer; doubles up to the second.
+const CHAIN_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 /// The socket of this machine: open from the start, and served by one after the other.
 pub(super) struct Listener {
@@ -61,4 +70,35 @@ pub(super) async fn wait_for_database(
         warn!("a probe of this machine did not end within {} s and is left", LOOPS_TIMEOUT.as_secs());
     }
     Ok(opened?)
+}
+
+/// Asks the chain node until it answers; nothing when told to stop before.
+///
+/// # Errors
+/// A node that refuses the token: asking again would not help.
+pub(super) async fn wait_for_chain(
+    chain: &Client,
+    probes: &Probes,
+    stop: &CancellationToken,
+) -> Result<Option<Network>, RunError> {
+    let (mut pause, longest) = CHAIN_RETRY;
+    loop {
+        let answer = tokio::select! {
+            answer = Network::learn(chain) => answer,
+            () = stop.cancelled() => return Ok(None),
+        };
+        match answer {
+            Ok(network) => return Ok(Some(network)),
+            Err(error @ RpcError::Unauthorized { .. }) => return Err(RunError::Chain(error)),
+            Err(error) => {
+                let text = sentence(&error);
+                warn!("{text}; no task is taken before it answers; asking again in {pause:?}");
+                probes.enter(Phase::WaitingForChain(text));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(longest),
+            () = stop.cancelled() => return Ok(None),
+        }
+    }
 }

@@ -245,11 +245,12 @@ impl Task for CommitSubmit {
         self.deps.fault_pause.reached("CommitSubmit", claim.cancelled()).await;
         let value = self.value(&job).await?;
         let max_fee = atto(self.deps.config.fees.max_commit_batch_gas_fee.for_sectors(1).atto());
-        let from = payer::choose(&self.deps.chain, &self.deps.config, sector.sp, Purpose::Commit, &(&value + &max_fee))
-            .await?;
+        let from =
+            payer::choose(&self.deps.chain, &self.deps.config, sector.sp, Purpose::Commit.into(), &(&value + &max_fee))
+                .await?;
         let message = Message::new(from, job.miner(), method::PROVE_COMMIT_SECTORS3, value, params);
         let key = message::key(Purpose::Commit.as_str(), sector, job.commit_generation);
-        let request = outbox::Request { key, purpose: Purpose::Commit.as_str(), message, max_fee };
+        let request = outbox::Request { key, purpose: Purpose::Commit.into(), message, max_fee };
         self.store(claim, request, Self::meta(&job, pieces)?).await
     }
 }

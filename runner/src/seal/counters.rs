@@ -18,6 +18,8 @@ pub struct Counts {
     pub messages_landed: BTreeMap<(&'static str, i64), u64>,
     /// Messages given up and asked for again, by purpose.
     pub messages_repeated: BTreeMap<&'static str, u64>,
+    /// Messages signed again with a higher price, by purpose.
+    pub messages_replaced: BTreeMap<&'static str, u64>,
     /// Sectors sealed anew because their ticket ran out.
     pub reseals: u64,
     /// Sectors failed, by reason.

@@ -9,11 +9,12 @@ use curio_chain::RpcError;
 use curio_chain::types::TipSetKey;
 use curio_core::epoch::EpochDelta;
 use curio_core::resources::GIB;
-use curio_core::{Classify, Epoch, Failure, Resources, SectorRef};
+use curio_core::{Classify, Epoch, Failure, Resources, SealProof, SectorRef};
 use curio_harmony::{Backoff, Claim, Spec, Task, TaskId, TaskName};
 use curio_pipeline::kind;
 use curio_pipeline::stage::Stage;
 use curio_proofs::child::{Request, Response};
+use curio_proofs::params::Circuit;
 
 use super::pipeline::{self, Job, note_end};
 use super::placement::limit;
@@ -134,6 +135,7 @@ impl Task for PoRep {
             backoff: Backoff::exponential(Duration::from_secs(2), Duration::from_secs(120)),
             order: Stage::PoRep.order(),
             filtered: true,
+            preemptible: true,
             ..Spec::default()
         }
     }
@@ -141,8 +143,8 @@ impl Task for PoRep {
     /// Those whose proof parameters are here.
     async fn can_accept(&self, offered: &[TaskId]) -> Result<Vec<TaskId>, Failure> {
         let proofs = pipeline::proofs_of(&self.deps.db, offered).await?;
-        let accepted =
-            offered.iter().filter(|task| proofs.get(task).is_none_or(|proof| self.deps.parameters.is_ready(*proof)));
+        let is_ready = |proof: &SealProof| self.deps.parameters.is_ready(Circuit::Porep, *proof);
+        let accepted = offered.iter().filter(|task| proofs.get(task).is_none_or(is_ready));
         Ok(accepted.copied().collect())
     }
 

@@ -221,13 +221,18 @@ impl Task for PreCommitSubmit {
         };
         let value = self.value(&job, &promise).await?;
         let max_fee = atto(self.deps.config.fees.max_pre_commit_batch_gas_fee.for_sectors(1).atto());
-        let from =
-            payer::choose(&self.deps.chain, &self.deps.config, sector.sp, Purpose::PreCommit, &(&value + &max_fee))
-                .await?;
+        let from = payer::choose(
+            &self.deps.chain,
+            &self.deps.config,
+            sector.sp,
+            Purpose::PreCommit.into(),
+            &(&value + &max_fee),
+        )
+        .await?;
         let message =
             Message::new(from, job.miner(), method::PRE_COMMIT_SECTOR_BATCH2, value, Self::params(&job, &promise));
         let key = message::key(Purpose::PreCommit.as_str(), sector, job.precommit_generation);
-        self.store(claim, &job, outbox::Request { key, purpose: Purpose::PreCommit.as_str(), message, max_fee }).await
+        self.store(claim, &job, outbox::Request { key, purpose: Purpose::PreCommit.into(), message, max_fee }).await
     }
 }
 

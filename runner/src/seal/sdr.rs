@@ -177,6 +177,7 @@ impl Task for Sdr {
             backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)),
             order: Stage::Sdr.order(),
             filtered: true,
+            preemptible: true,
             ..Spec::default()
         }
     }

@@ -55,6 +55,7 @@ impl Task for TreeD {
             backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)),
             order: Stage::TreeD.order(),
             filtered: true,
+            preemptible: true,
             ..Spec::default()
         }
     }

@@ -104,6 +104,7 @@ impl Task for TreeRc {
             backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)),
             order: Stage::TreeRc.order(),
             filtered: true,
+            preemptible: true,
             ..Spec::default()
         }
     }

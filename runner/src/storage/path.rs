@@ -28,7 +28,7 @@ const SECTOR_STORE_LIMIT_BYTES: u64 = 64 << 10;
 pub const DEFAULT_WEIGHT: u64 = 10;
 
 /// A storage path as this machine reaches it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LocalPath {
     pub storage_id: String,
     /// The local directory.

@@ -1,5 +1,8 @@
 //! A PostgreSQL of one test's own, to be stopped without warning and started again.
 
+// Each test file uses a part.
+#![allow(dead_code)]
+
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -58,6 +61,23 @@ impl Postgres {
         self.run("pg_ctl", &["start", "-w", "-l", &log, "-o", &options]);
     }
 
+    /// A copy of everything the server has, as a backup is. The server is away meanwhile.
+    pub fn back_up(&self) -> Backup {
+        self.run("pg_ctl", &["stop", "-m", "fast", "-w"]);
+        let backup = Backup(self.dir.path().join("backup"));
+        copy(&self.data(), &backup.0);
+        self.pg_ctl_start();
+        backup
+    }
+
+    /// Sets the server back to the backup, after a power cut.
+    pub fn restore(&self, backup: &Backup) {
+        self.stop_immediately();
+        std::fs::remove_dir_all(self.data()).expect("the data can be removed");
+        copy(&backup.0, &self.data());
+        self.pg_ctl_start();
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -88,6 +108,15 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         let _ = self.command("pg_ctl", &["stop", "-m", "immediate", "-w"]).status();
     }
+}
+
+/// The files of a server at some moment.
+pub struct Backup(PathBuf);
+
+/// Copies a folder with owners and modes, which PostgreSQL looks at.
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().expect("cp starts");
+    assert!(status.success(), "copying {} ended with {status}", from.display());
 }
 
 fn rustix_is_root() -> bool {

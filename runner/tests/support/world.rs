@@ -44,12 +44,17 @@ impl World {
     /// A chain with 250 ms epochs and a miner, a migrated and configured cluster with a sealing and a
     /// long-term path for the machine `sealing`; no runner yet.
     pub async fn new(db_url: &str) -> World {
+        World::with(db_url, |options| options).await
+    }
+
+    /// [`World::new`] with a chain of other options; epochs have to come by themselves until this returns.
+    pub async fn with(db_url: &str, choose: impl FnOnce(Options) -> Options) -> World {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let params = curio_proofs::params::default_dir();
-        curio_proofs::params::ensure_verifying_key(&params, SealProof::StackedDrg2KiBV1_1)
+        curio_proofs::params::ensure_verifying_keys(&params, SealProof::StackedDrg2KiBV1_1)
             .expect("the verifying key of 2 KiB");
         let options = Options { clock: Clock::Running(Duration::from_millis(250)), ..Options::manual(params) };
-        let devnet = Devnet::start(options).await.expect("the chain starts");
+        let devnet = Devnet::start(choose(options)).await.expect("the chain starts");
         let endpoint = Endpoint::parse(&format!("{}:{}", devnet.token, devnet.url)).expect("the chain's own address");
         let chain = Client::new(vec![endpoint], ClientOptions::default()).expect("a client of the chain");
         let miner = create_miner(&chain, SealProof::StackedDrg2KiBV1_1, None).await.expect("a miner is made");
@@ -65,16 +70,15 @@ impl World {
         let secret = self.path("secret");
         std::fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").expect("the secret is written");
         self.curio(&["migrate"]).await;
+        // Stories jump over days, which the fence would take for a database that was switched off.
         let base = format!(
-            "[Apis]\nStorageRPCSecret = \"file:{}\"\n[Chain]\nMessageConfidence = 1\n[Harmony]\nHeartbeat = \"1s\"\nLease = \"5s\"\n",
+            "[Apis]\nStorageRPCSecret = \"file:{}\"\n[Chain]\nMessageConfidence = 1\nMaxGapEpochs = 1000000\n[Harmony]\nHeartbeat = \"1s\"\nLease = \"5s\"\n",
             secret.display()
         );
         for (name, text) in
             [("base", base.as_str()), ("story-sealing", SEALING), ("story-trees", TREES), ("story-snark", SNARK)]
         {
-            let file = self.path(name);
-            std::fs::write(&file, text).expect("the layer is written");
-            self.curio(&["config", "set", name, &file.display().to_string()]).await;
+            self.layer(name, text).await;
         }
         for (usage, folder) in [("--seal", "seal"), ("--store", "store")] {
             let path = self.path(folder);
@@ -82,6 +86,13 @@ impl World {
             self.curio(&["storage", "attach", "--init", usage, "--machine", "sealing", &path.display().to_string()])
                 .await;
         }
+    }
+
+    /// Stores a configuration layer.
+    pub async fn layer(&self, name: &str, text: &str) {
+        let file = self.path(&format!("{name}.toml"));
+        std::fs::write(&file, text).expect("the layer is written");
+        self.curio(&["config", "set", name, &file.display().to_string()]).await;
     }
 
     /// A file or folder of the story.
@@ -154,7 +165,7 @@ impl World {
             command.env("CURIO_FAULT_PAUSE", format!("{}:{}", pause.point, pause.flag.display()));
         }
         let child = command.spawn().expect("the runner starts");
-        let mut runner = Runner { child, log: self.path(&format!("{name}.log")) };
+        let mut runner = Runner { child, log: self.path(&format!("{name}.log")), ready: ready.clone() };
         let due_by = Instant::now() + BOUND;
         while !ready.exists() {
             if let Ok(Some(status)) = runner.child.try_wait() {
@@ -195,6 +206,12 @@ impl World {
             .await
             .ok()
             .flatten()
+    }
+
+    /// Highest epoch that the database has seen.
+    pub async fn fence_epoch(&self) -> i64 {
+        let epoch = sqlx::query_scalar("SELECT max(epoch) FROM chain_fence").fetch_one(self.db.pool()).await;
+        epoch.ok().flatten().unwrap_or(0)
     }
 
     /// Messages to the miner on the chain with this method, from the head down to the beginning.
@@ -281,9 +298,44 @@ impl Pause {
 pub struct Runner {
     child: Child,
     log: PathBuf,
+    ready: PathBuf,
 }
 
 impl Runner {
+    /// Answer of `/readyz`: whether it is ready, and its checks.
+    pub async fn readiness(&self) -> Option<(bool, Value)> {
+        let ready: Value = serde_json::from_slice(&std::fs::read(&self.ready).ok()?).ok()?;
+        let answer = reqwest::get(format!("{}/readyz", ready["url"].as_str()?)).await.ok()?;
+        let is_ready = answer.status().is_success();
+        Some((is_ready, answer.json().await.ok()?))
+    }
+
+    /// Sum of a metric's lines; none while the runner does not tell it.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let ready: Value = serde_json::from_slice(&std::fs::read(&self.ready).ok()?).ok()?;
+        let text = reqwest::get(format!("{}/metrics", ready["url"].as_str()?)).await.ok()?.text().await.ok()?;
+        let values = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
+        });
+        values.reduce(|sum, value| sum + value)
+    }
+
+    /// Stops the process without ending it; nothing of it goes on until [`Runner::go_on`].
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// After [`Runner::freeze`].
+    pub fn go_on(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.expect("it runs"), signal).expect("it can be signalled");
+    }
+
     /// kill -9.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the runner is killed");

@@ -21,6 +21,7 @@ use fvm_shared::sector::{RegisteredSealProof, SectorNumber};
 use super::{Prices, burn, check_balance, controllers};
 use crate::vm::Call;
 use crate::vm::abort::Abort;
+use crate::vm::gas::Work;
 
 pub(super) fn pre_commit_sectors(
     call: &mut Call<'_, '_>,
@@ -28,7 +29,7 @@ pub(super) fn pre_commit_sectors(
 ) -> Result<Vec<u8>, Abort> {
     let world = call.world();
     let (policy, store, epoch) = (&world.network.policy, world.store, world.epoch);
-    call.count_items(sectors.len());
+    call.count(Work { sectors: sectors.len() as u64, ..Work::default() });
     let numbers = check_sectors(policy, epoch, &sectors)?;
     // There is no market behind this chain, so no deal id means anything; the real market refuses
     // deals of somebody else with the same code.
@@ -124,7 +125,7 @@ fn check_sectors(policy: &Policy, now: ChainEpoch, sectors: &[SectorPreCommitInf
     BitField::try_from_bits(numbers).map_err(|error| Abort::illegal_argument(format!("sector numbers: {error}")))
 }
 
-fn check_expiration(
+pub(super) fn check_expiration(
     policy: &Policy,
     now: ChainEpoch,
     activation: ChainEpoch,

@@ -1,8 +1,8 @@
 //! ProveCommitSectors3: proofs are verified, pre-committed sectors become sectors of the miner, the
 //! deposits turn into pledges. Power comes later, with the first window PoSt.
 
-use curio_chain::message::{RandomnessTag, comm_d, comm_r, draw_randomness_from_digest, miner_entropy};
-use curio_core::{Epoch, SectorRef, SpId};
+use curio_chain::message::{RandomnessTag, comm_d, comm_r, miner_entropy};
+use curio_core::{SectorRef, SpId};
 use fil_actor_miner_state::v18::{
     ProveCommitSectors3Params, ProveCommitSectors3Return, SectorActivationManifest, SectorOnChainInfo,
     SectorOnChainInfoFlags, SectorPreCommitOnChainInfo, State, max_prove_commit_duration, qa_power_for_weight,
@@ -17,9 +17,9 @@ use fvm_shared::sector::SectorNumber;
 
 use super::manifest::check_pieces;
 use super::{Prices, check_balance, controllers, notify_pledge};
-use crate::chain::beacon;
 use crate::proof::SealClaim;
 use crate::vm::abort::Abort;
+use crate::vm::gas::Work;
 use crate::vm::{Call, World};
 
 /// One sector of the message on its way through the checks.
@@ -34,7 +34,7 @@ pub(super) fn prove_commit_sectors(
     params: ProveCommitSectors3Params,
 ) -> Result<Vec<u8>, Abort> {
     let world = call.world();
-    call.count_items(params.sector_activations.len());
+    call.count(Work { sectors: params.sector_activations.len() as u64, ..Work::default() });
     let state: State = call.state()?;
     let info = state.get_info(world.store)?;
     call.only(controllers(&info))?;
@@ -153,19 +153,9 @@ fn proof_holds(world: World<'_>, miner: u64, candidate: &Candidate) -> bool {
     let Candidate { pre_commit, proof, .. } = candidate;
     let info = &pre_commit.info;
     let entropy = miner_entropy(SpId(miner));
-    let ticket = draw_randomness_from_digest(
-        &world.randomness.ticket_digest(info.seal_rand_epoch),
-        RandomnessTag::SealRandomness.number(),
-        Epoch(info.seal_rand_epoch),
-        &entropy,
-    );
+    let ticket = world.ticket_randomness(RandomnessTag::SealRandomness, info.seal_rand_epoch, &entropy);
     let seed_epoch = seed_epoch(world, pre_commit);
-    let seed = draw_randomness_from_digest(
-        &beacon::digest(seed_epoch),
-        RandomnessTag::InteractiveSealChallengeSeed.number(),
-        Epoch(seed_epoch),
-        &entropy,
-    );
+    let seed = world.beacon_randomness(RandomnessTag::InteractiveSealChallengeSeed, seed_epoch, &entropy);
     let Ok(data_cid) = info.unsealed_cid.get_cid(info.seal_proof) else { return false };
     let (Ok(comm_d), Ok(comm_r)) = (comm_d(&data_cid), comm_r(&info.sealed_cid)) else {
         return false;

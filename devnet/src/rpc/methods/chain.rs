@@ -1,5 +1,7 @@
 //! Tipsets, blocks, their messages and receipts, and objects by CID.
 
+use std::sync::Arc;
+
 use cid::Cid;
 use curio_chain::types::{BlockMessages, CidMessage, Receipt, SIGNATURE_BLS, SignedMessage, TipSetKey};
 use curio_chain::wire::Json;
@@ -7,6 +9,7 @@ use fvm_ipld_blockstore::Blockstore;
 use serde_json::{Value, json};
 
 use super::at;
+use crate::chain::block::Block;
 use crate::chain::search::wire_receipt;
 use crate::chain::{Chain, Refused, Tip};
 use crate::node::Node;
@@ -33,7 +36,7 @@ pub(super) fn register(table: &mut Table) {
             at_height(&chain, height, &TipSetKey::HEAD, false)
         })
         .read("ChainTipSetWeight", |node: &Node, (key,): (TipSetKey,)| {
-            answer(Json(at(&node.chain(), &key)?.weight().clone()))
+            answer(Json(at(&node.chain(), &key)?.weight.clone()))
         })
         .read("ChainGetBlock", chain_get_block)
         .read("ChainGetBlockMessages", chain_get_block_messages)
@@ -55,20 +58,20 @@ fn at_height(chain: &Chain, height: i64, key: &TipSetKey, after: bool) -> Answer
     answer(&chain.at_height(height, &from, after)?.tipset)
 }
 
-fn block(chain: &Chain, cid: &Cid) -> Result<std::sync::Arc<Tip>, Fault> {
-    chain.tip(cid).cloned().ok_or_else(|| Fault::other(format!("ipld: could not find {cid}")))
+fn block(chain: &Chain, cid: &Cid) -> Result<Arc<Block>, Fault> {
+    chain.block(cid).cloned().ok_or_else(|| Fault::other(format!("ipld: could not find {cid}")))
 }
 
 fn chain_get_block(node: &Node, (cid,): (Cid,)) -> Answer {
-    answer(&block(&node.chain(), &cid)?.tipset.blocks[0])
+    answer(&block(&node.chain(), &cid)?.header)
 }
 
 fn chain_get_block_messages(node: &Node, (cid,): (Cid,)) -> Answer {
-    let tip = block(&node.chain(), &cid)?;
+    let block = block(&node.chain(), &cid)?;
     let (bls, other): (Vec<_>, Vec<_>) =
-        tip.messages.iter().cloned().partition(|message| message.signature.kind == SIGNATURE_BLS);
+        block.messages.iter().cloned().partition(|message| message.signature.kind == SIGNATURE_BLS);
     answer(BlockMessages {
-        cids: tip.messages.iter().map(SignedMessage::cid).collect(),
+        cids: block.messages.iter().map(SignedMessage::cid).collect(),
         bls_messages: bls.into_iter().map(|message| message.message).collect(),
         secpk_messages: other,
     })
@@ -91,9 +94,9 @@ fn chain_get_messages_in_tipset(node: &Node, (key,): (TipSetKey,)) -> Answer {
     null_if_empty(cid_messages(&tip))
 }
 
-fn parent(chain: &Chain, cid: &Cid) -> Result<Option<std::sync::Arc<Tip>>, Fault> {
-    let tip = block(chain, cid)?;
-    Ok(tip.parent.and_then(|parent| chain.tip(&parent)).cloned())
+/// The tipset below a block; none below genesis.
+fn parent(chain: &Chain, cid: &Cid) -> Result<Option<Arc<Tip>>, Fault> {
+    Ok(chain.tip(&block(chain, cid)?.header.parents).cloned())
 }
 
 /// Null when there are none.

@@ -34,7 +34,6 @@ pub(super) fn register(table: &mut Table) {
         .read("StateCall", state_call)
         .read("MpoolGetNonce", |node: &Node, (address,): (Address,)| Ok(json!(node.chain().next_nonce(&address)?)))
         .read("MpoolPending", |node: &Node, _: (TipSetKey,)| answer(node.chain().pool.all()))
-        .read("MpoolSelect", mpool_select)
         .read("MpoolGetConfig", |_, (): ()| {
             Ok(json!({
                 "PriorityAddrs": null,
@@ -116,17 +115,6 @@ fn state_call(node: &Node, (message, key): (SomeMessage, TipSetKey)) -> Answer {
         error: applied.error,
         duration: i64::try_from(started.elapsed().as_nanos()).unwrap_or(i64::MAX),
     })
-}
-
-/// Null when there is nothing to select.
-fn mpool_select(node: &Node, (key, _): (TipSetKey, f64)) -> Answer {
-    let chain = node.chain();
-    let tip = at(&chain, &key)?;
-    let selected = chain.pool.select(&tip.after);
-    match selected.is_empty() {
-        true => Ok(Value::Null),
-        false => answer(selected),
-    }
 }
 
 fn mpool_push(node: &Node, (message,): (SomeSignedMessage,)) -> Answer {

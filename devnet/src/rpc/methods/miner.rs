@@ -141,7 +141,10 @@ fn state_miner_power(node: &Node, (miner, key): (Address, TipSetKey)) -> Answer 
     let has_min_power = !claim.raw.is_zero() && claim.raw >= chain.network.policy.minimum_consensus_power;
     answer(MinerPower {
         miner_power: Power { raw_byte_power: claim.raw, quality_adj_power: claim.qa },
-        total_power: Power { raw_byte_power: state.total_raw, quality_adj_power: state.total_qa },
+        total_power: Power {
+            raw_byte_power: state.total_raw + node.options.other_power,
+            quality_adj_power: state.total_qa + node.options.other_power,
+        },
         has_min_power,
     })
 }

@@ -13,7 +13,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn goal(runners: u32) -> Goal {
-    Goal { runners, hibernate: false, replace: true, now: at(1000) }
+    Goal { runners, hibernate: false, replace: true, proofs_due: false, now: at(1000) }
 }
 
 /// An idle runner that is ready and of the present template.
@@ -187,6 +187,19 @@ fn a_runner_that_has_left_is_forgotten() {
     assert_eq!(plan(std::slice::from_ref(&left), &goal(0)).forget, vec![3]);
     let stays = plan(&[pinned(left)], &Goal { hibernate: true, ..goal(0) });
     assert!(stays.forget.is_empty(), "its data would be lost");
+}
+
+#[test]
+fn nobody_leaves_a_pool_that_has_proofs_before_it() {
+    let due = |runners| Goal { proofs_due: true, ..goal(runners) };
+    let surplus = plan(&[slot(0), slot(1)], &due(1));
+    assert_eq!((surplus.cordon, surplus.leaving), (vec![], None));
+    assert!(surplus.said[&1].contains("until the proofs of the open deadline are sent"), "{:?}", surplus.said);
+    let older = plan(&[old(slot(0))], &due(1));
+    assert_eq!(older.cordon, Vec::<u32>::new());
+    assert!(older.said[&0].contains("stays until the proofs"), "{:?}", older.said);
+    // One that cannot work is of no use to them.
+    assert_eq!(plan(&[broken(slot(0)), slot(1)], &due(1)).delete, vec![0]);
 }
 
 #[test]

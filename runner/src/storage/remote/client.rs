@@ -41,7 +41,7 @@ const ANSWER_LIMIT_BYTES: u64 = 512 << 20;
 const SENTENCE_LIMIT_BYTES: usize = 1 << 10;
 
 /// A machine that reaches a storage path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     pub machine: String,
     /// `host:port`.
@@ -378,7 +378,7 @@ impl Remote {
         String::from_utf8(body.into()).map_err(|error| nonsense(peer, error.to_string()))
     }
 
-    fn request(
+    pub(super) fn request(
         &self,
         peer: &Peer,
         method: Method,
@@ -395,7 +395,11 @@ impl Remote {
             .timeout(timeout))
     }
 
-    async fn send(&self, peer: &Peer, request: reqwest::RequestBuilder) -> Result<reqwest::Response, RemoteError> {
+    pub(super) async fn send(
+        &self,
+        peer: &Peer,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, RemoteError> {
         let answer = request.send().await.map_err(|source| transport(peer, source))?;
         let status = answer.status();
         if status.is_success() {
@@ -425,13 +429,13 @@ impl Remote {
     }
 }
 
-fn transport(peer: &Peer, source: reqwest::Error) -> RemoteError {
+pub(super) fn transport(peer: &Peer, source: reqwest::Error) -> RemoteError {
     // Without the address in the source: it is in our sentence already.
     let source = source.without_url();
     RemoteError::Transport { machine: peer.machine.clone(), address: peer.address.clone(), source }
 }
 
-fn nonsense(peer: &Peer, what: String) -> RemoteError {
+pub(super) fn nonsense(peer: &Peer, what: String) -> RemoteError {
     RemoteError::Answer { machine: peer.machine.clone(), address: peer.address.clone(), what }
 }
 

@@ -7,9 +7,10 @@
 //! | `GET /remote/cache/{sector}/{name}?path=ID` | `read` | bytes of one cache file, with `Range` |
 //! | `DELETE /remote/{type}/{sector}?path=ID` | `delete` | removes a copy that the database has marked for removal |
 //! | `POST /remote/vanilla/porep` | `vanilla` | C1 over the sealed file and the cache that lie here |
+//! | `POST /remote/vanilla/post` | `posts` | vanilla PoSts of sectors that lie here, a line each as soon as it is made |
 //!
 //! Every request carries a bearer token: JWT, HS256 with the secret that all runners share, minutes short,
-//! naming one operation on one sector file (or path). Bytes come in blocks of at most 8 MiB, each with its
+//! naming one operation on one sector file (or path), or one request for vanilla PoSts. Bytes come in blocks of at most 8 MiB, each with its
 //! `Content-Digest` (RFC 9530) and the `ETag` of the file, so a broken transfer goes on from the byte it
 //! reached and a damaged block is asked for again. A cache is a manifest and files rather than an archive for the
 //! same reason.
@@ -17,6 +18,7 @@
 pub mod client;
 pub mod digest;
 pub mod files;
+mod posts;
 pub mod server;
 pub mod token;
 

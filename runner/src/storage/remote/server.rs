@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use super::files::{self, Place};
 use super::token::{self, Bearer, Scope, TokenError};
-use super::{BLOCK_BYTES, digest};
+use super::{BLOCK_BYTES, digest, posts};
 use crate::prove::Prover;
 use crate::storage::health::{self, Figures};
 use crate::storage::location::CopyState;
@@ -39,7 +39,7 @@ const READS_AT_ONCE: usize = 16;
 /// Vanilla proofs at once: each is a child process that reads both trees.
 const PROOFS_AT_ONCE: usize = 2;
 /// How long a request waits for its turn.
-const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long reading one block, or one look at a path, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a file that was found readable counts as readable.
@@ -54,11 +54,12 @@ pub struct RemoteState {
     pub prover: Prover,
 }
 
-struct Shared {
-    storage: Storage,
-    prover: Prover,
+pub(super) struct Shared {
+    pub(super) storage: Storage,
+    pub(super) prover: Prover,
     reads: Semaphore,
     proofs: Semaphore,
+    pub(super) posts: Arc<Semaphore>,
     recent: Mutex<Recent>,
 }
 
@@ -73,11 +74,13 @@ pub fn router(state: RemoteState) -> Router {
         prover,
         reads: Semaphore::new(READS_AT_ONCE),
         proofs: Semaphore::new(PROOFS_AT_ONCE),
+        posts: Arc::new(Semaphore::new(posts::AT_ONCE)),
         recent: Mutex::default(),
     };
     Router::new()
         .route("/remote/stat/{path}", get(stat))
         .route("/remote/vanilla/porep", post(vanilla_porep))
+        .route("/remote/vanilla/post", post(posts::serve).layer(DefaultBodyLimit::max(posts::BODY_LIMIT_BYTES)))
         .route("/remote/{kind}/{sector}", get(read).delete(remove))
         .route("/remote/{kind}/{sector}/{name}", get(read_named))
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
@@ -86,7 +89,7 @@ pub fn router(state: RemoteState) -> Router {
 
 /// A request was not served. The text is the body of the answer.
 #[derive(Debug, thiserror::Error)]
-enum ServeError {
+pub(super) enum ServeError {
     #[error("this machine has no storage secret (Apis.StorageRPCSecret), so it serves no files")]
     NoSecret,
     #[error(transparent)]
@@ -153,7 +156,7 @@ fn insert(response: &mut Response, name: HeaderName, value: &str) {
 }
 
 impl Shared {
-    fn authenticate(&self, headers: &HeaderMap) -> Result<Bearer, ServeError> {
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<Bearer, ServeError> {
         let secret = self.storage.secret().ok_or(ServeError::NoSecret)?;
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         Ok(token::read(secret, authorization)?)

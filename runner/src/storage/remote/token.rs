@@ -81,6 +81,8 @@ pub enum Scope {
     Delete { path: String, file: SectorFile, sector: SectorRef },
     /// A vanilla proof of a sector.
     Vanilla { sector: SectorRef },
+    /// Vanilla PoSts: this very request, by the digest of its body.
+    Posts { body: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,6 +193,7 @@ mod tests {
             Scope::Read { path: "a".into(), file: SectorFile::Cache, sector },
             Scope::Vanilla { sector },
             Scope::Stat { path: "a".into() },
+            Scope::Posts { body: "sha-256=:x:".into() },
         ];
         for other in others {
             assert_eq!(verify(&secret, Some(&header), &other), Err(TokenError::OutOfScope), "{other:?}");

@@ -3,6 +3,7 @@
 mod attach;
 mod index;
 mod moving;
+mod posts;
 mod remote;
 mod removal;
 mod reserving;

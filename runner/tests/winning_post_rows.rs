@@ -1,0 +1,146 @@
+//! Elections on a real PostgreSQL: many machines that ask at once, and what a second election is refused for.
+
+use curio_chain::Cid;
+use curio_chain::types::TipSetKey;
+use curio_core::{Epoch, SpId};
+use curio_harmony::testing::TestDb;
+use curio_harmony::{Db, TaskId};
+use curio_runner::post::winning::record::{self, Lost, Verdict};
+use curio_runner::post::winning::round::State;
+
+const SP: SpId = SpId(1000);
+
+/// A base of blocks that differ from those of other numbers.
+fn base(blocks: &[u8]) -> TipSetKey {
+    let cid = |number: &u8| TipSetKey(vec![Cid::default(); usize::from(*number)]).cid();
+    TipSetKey(blocks.iter().map(cid).collect())
+}
+
+async fn ask(db: &Db, epoch: i64, blocks: &[u8]) -> Option<TaskId> {
+    record::ask(db, SP, Epoch(epoch), &base(blocks)).await.expect("the database answers")
+}
+
+async fn run(db: &Db, statement: &'static str) -> u64 {
+    sqlx::query(statement).execute(db.pool()).await.expect("the statement runs").rows_affected()
+}
+
+/// State of each election by epoch.
+async fn states(db: &Db, from: i64) -> Vec<(i64, State)> {
+    let mut near = record::near(db, &[SP], Epoch(from)).await.expect("the database answers");
+    let elections = near.remove(&SP).unwrap_or_default();
+    elections.into_iter().map(|election| (election.epoch.0, election.state)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_machines_on_two_forks_ask_for_one_election() {
+    let database = TestDb::new().await;
+    let askers = (0..10).map(|number| {
+        let db = database.db().clone();
+        tokio::spawn(async move { ask(&db, 11, if number % 2 == 0 { &[1, 2] } else { &[3] }).await })
+    });
+    let asked = futures::future::join_all(askers).await;
+    assert_eq!(asked.into_iter().filter_map(|asked| asked.expect("no asker panics")).count(), 1);
+    assert_eq!(run(database.db(), "DELETE FROM harmony_task").await, 1, "one task, and none that was left over");
+}
+
+#[tokio::test]
+async fn the_base_is_kept_in_its_order() {
+    let database = TestDb::new().await;
+    let task = ask(database.db(), 11, &[3, 1, 2]).await.expect("nobody else asks");
+    let job = record::of_task(database.db(), task).await.expect("the row is readable").expect("the row is there");
+    assert_eq!((job.sp, job.epoch, job.base), (SP, Epoch(11), base(&[3, 1, 2])));
+}
+
+#[tokio::test]
+async fn while_an_election_may_give_a_block_there_is_no_other_on_its_parents() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    let first = ask(db, 11, &[1, 2]).await.expect("nobody else asks");
+    assert_eq!(ask(db, 12, &[2, 3]).await, None, "a parent is shared");
+    assert!(ask(db, 13, &[4]).await.is_some(), "another base");
+    assert_eq!(record::write_off(db, SP, Epoch(11)).await.expect("the database answers"), None, "its task is there");
+
+    sqlx::query("UPDATE harmony_task SET failed_at = now() WHERE id = $1")
+        .bind(first.0)
+        .execute(db.pool())
+        .await
+        .expect("the task is failed");
+    assert_eq!(states(db, 11).await, [(11, State::Abandoned), (13, State::Open)]);
+    assert_eq!(record::write_off(db, SP, Epoch(11)).await.expect("the database answers"), Some(false));
+    assert_eq!(states(db, 11).await, [(11, State::Lost), (13, State::Open)]);
+    assert!(ask(db, 12, &[2, 3]).await.is_some(), "no block comes of the first one any more");
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM harmony_task").fetch_one(db.pool()).await.expect("a count");
+    assert_eq!(left, 2, "the task that failed is gone");
+}
+
+#[tokio::test]
+async fn a_block_keeps_its_parents_for_ever() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    ask(db, 11, &[1]).await.expect("nobody else asks");
+    run(db, "DELETE FROM harmony_task").await;
+    let made = base(&[9]).0[0];
+    sqlx::query("UPDATE mining_tasks SET won = TRUE, mined_cid = $1, mined_block = '{}', lost_because = 'late'")
+        .bind(made.to_string())
+        .execute(db.pool())
+        .await
+        .expect("the block is stored");
+    assert_eq!(record::write_off(db, SP, Epoch(11)).await.expect("the database answers"), None);
+    assert_eq!(ask(db, 12, &[1]).await, None);
+    assert_eq!(states(db, 11).await, [(11, State::Made(made))]);
+}
+
+#[tokio::test]
+async fn open_elections_of_old_epochs_are_found_and_decided_ones_are_not() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    for (epoch, block) in [(5, 1), (6, 2), (11, 3)] {
+        ask(db, epoch, &[block]).await.expect("nobody else asks");
+    }
+    run(db, "UPDATE mining_tasks SET lost_because = 'not-won' WHERE epoch = 6").await;
+    assert_eq!(states(db, 11).await, [(5, State::Open), (11, State::Open)]);
+}
+
+#[tokio::test]
+async fn a_win_is_looked_at_once_and_keeps_why_it_was_lost() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    for epoch in 10..15 {
+        ask(db, epoch, &[epoch as u8]).await.expect("nobody else asks");
+    }
+    run(db, "UPDATE mining_tasks SET won = epoch > 10").await;
+    run(db, "UPDATE mining_tasks SET lost_because = 'given-up' WHERE epoch = 12").await;
+    let cid = base(&[9]).0[0].to_string();
+    sqlx::query("UPDATE mining_tasks SET mined_cid = $1, mined_block = '{}' WHERE epoch IN (13, 14)")
+        .bind(&cid)
+        .execute(db.pool())
+        .await
+        .expect("blocks are stored");
+    let wins = record::unlooked(db, Epoch(14), 10).await.expect("the database answers");
+    let epochs: Vec<i64> = wins.iter().map(|win| win.epoch.0).collect();
+    assert_eq!(epochs, [12, 13, 14], "10 was not won, 11 is not decided");
+
+    let mut verdicts = Vec::new();
+    for (win, included) in wins.iter().zip([false, false, true]) {
+        verdicts.push(record::looked(db, win, included).await.expect("the database answers"));
+    }
+    let lost = |because| Some(Verdict::Lost(because));
+    assert_eq!(verdicts, [lost(Lost::GivenUp), lost(Lost::NotIncluded), Some(Verdict::Included)]);
+    assert_eq!(
+        record::looked(db, &wins[2], false).await.expect("the database answers"),
+        None,
+        "another machine was faster"
+    );
+}
+
+#[tokio::test]
+async fn lost_elections_are_forgotten_after_a_time_and_wins_are_not() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    for epoch in 10..14 {
+        ask(db, epoch, &[epoch as u8]).await.expect("nobody else asks");
+    }
+    run(db, "UPDATE mining_tasks SET lost_because = 'not-won', won = (epoch = 10) WHERE epoch <> 11").await;
+    assert_eq!(record::prune(db, Epoch(13)).await.expect("the database answers"), 1, "12; 11 is open, 13 is too young");
+}

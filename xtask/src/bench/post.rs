@@ -1,0 +1,55 @@
+//! `cargo xtask bench post`: deadline work on the engine, the `curio` program and the embedded chain; with `--simulate`
+//! what the planner says of a miner.
+
+use std::path::PathBuf;
+use std::process::Command as Program;
+
+use anyhow::{Context, Result};
+
+use super::{Bound, measured, missed, verdict};
+use crate::postgres::{Durability, Installation};
+use crate::{cargo, places, process, suite};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Write the numbers to this file, one flat JSON object
+    #[arg(long, value_name = "FILE", conflicts_with = "simulate")]
+    json: Option<PathBuf>,
+    /// Measure nothing; say how many runners a miner needs, such as `--simulate --pib 10 --runners 2,4,8`
+    #[arg(long)]
+    simulate: bool,
+    /// What the planner is told; `--simulate -- --help` lists it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, requires = "simulate", value_name = "OPTION")]
+    told: Vec<String>,
+}
+
+/// On two cores, sectors of 2 KiB.
+const WANTED: [(&str, Bound); 4] = [
+    ("claim_after_challenge_p99_s", Bound::AtMost(2.0)),
+    ("deadline_pickup_p99_ms", Bound::AtMost(100.0)),
+    ("takeover_s", Bound::AtMost(15.0)),
+    ("win_overhead_s", Bound::AtMost(1.0)),
+];
+
+/// # Errors
+/// When the measurement cannot be made, or a number is missed; all missed ones are in the error.
+pub fn run(options: &Options) -> Result<()> {
+    let mut build = cargo::command("build")?;
+    build.args(["--package=curio-runner", "--bin=curio", "--example=bench_post"]);
+    let built = cargo::build("the build", &mut build)?;
+    let find = |name: &str| {
+        let found = built.iter().find(|built| built.target == name);
+        found.map(|built| built.path.clone()).with_context(|| format!("cargo did not say where it put {name}"))
+    };
+    let (program, curio) = (find("bench_post")?, find("curio")?);
+    if options.simulate {
+        let told = options.told.iter().filter(|word| *word != "--");
+        return process::run("the planner", Program::new(program).arg("simulate").args(told));
+    }
+    let installation = Installation::find_or_install()?;
+    suite::fetch_parameters(&curio)?;
+    let mut bench = Program::new(program);
+    bench.arg("measure").arg("--curio").arg(&curio).env("FIL_PROOFS_PARAMETER_CACHE", places::parameters()?);
+    let measured = measured(&installation, Durability::Full, bench, options.json.as_deref())?;
+    verdict(&missed(&WANTED, &measured))
+}

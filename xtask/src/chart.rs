@@ -64,6 +64,8 @@ pub fn check(programs: &Path) -> Result<Tally> {
     }
     let own = "an own registry is where every image comes from";
     count(&mut tally, own, all_images_come_from(&helms[0], "registry.example/"))?;
+    let alerts = "every alert asks for a number that runners tell, and names a page that is there";
+    count(&mut tally, alerts, alerts_can_be_acted_on(&helms[0]))?;
     println!("{} checks of the chart passed", tally.passed);
     Ok(tally)
 }
@@ -205,4 +207,36 @@ fn all_images_come_from(helm: &Helm, registry: &str) -> Result<()> {
         Some(foreign) => bail!("{foreign} does not"),
         None => Ok(()),
     }
+}
+
+fn alerts_can_be_acted_on(helm: &Helm) -> Result<()> {
+    let documents = helm.render(Some(&chart().join("ci").join("everything-values.yaml")))?;
+    let alerts = rules::alerts(&documents);
+    ensure!(!alerts.is_empty(), "no alert was found");
+    let sources = sources(&places::repository().join("runner").join("src"))?;
+    for alert in alerts {
+        let page = alert.runbook.rsplit('/').next().unwrap_or_default();
+        let page = places::repository().join("docs").join("runbooks").join(page);
+        ensure!(page.is_file(), "{}: there is no {}", alert.name, page.display());
+        for metric in &alert.metrics {
+            // Counters are registered without the ending that the text format gives them.
+            let quoted = format!("\"{}\"", metric.trim_end_matches("_total"));
+            ensure!(sources.contains(&quoted), "{}: no runner tells {metric}", alert.name);
+        }
+    }
+    Ok(())
+}
+
+/// All Rust files below a folder, one after another.
+fn sources(dir: &Path) -> Result<String> {
+    let mut text = String::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))?.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            text += &sources(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
+        }
+    }
+    Ok(text)
 }

@@ -35,6 +35,31 @@ pub fn faults(documents: &[Value], namespace: &str) -> Vec<String> {
     faults
 }
 
+/// An alert, by what makes it of use.
+pub struct Alert {
+    pub name: String,
+    /// Names of numbers in its condition.
+    pub metrics: BTreeSet<String>,
+    /// Where it is told what to do.
+    pub runbook: String,
+}
+
+/// The alerts of all rules.
+pub fn alerts(documents: &[Value]) -> Vec<Alert> {
+    let rules = documents.iter().filter(|document| document["kind"] == "PrometheusRule");
+    let groups = rules.flat_map(|rule| list(&rule["spec"]["groups"]));
+    let alert = |rule: &Value| Alert {
+        name: text(&rule["alert"]).to_owned(),
+        metrics: text(&rule["expr"])
+            .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            .filter(|word| word.starts_with("curio_"))
+            .map(str::to_owned)
+            .collect(),
+        runbook: text(&rule["annotations"]["runbook_url"]).to_owned(),
+    };
+    groups.flat_map(|group| list(&group["rules"])).map(alert).collect()
+}
+
 /// Wildcards, and the right to delete what holds a user's data.
 fn rights(role: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -234,5 +259,18 @@ mod tests {
         assert_eq!(kinds_differ(&[rendered.clone()], &[kind("runnerpools")]), Vec::<String>::new());
         assert_eq!(kinds_differ(&[rendered], &[kind("pools")]).len(), 1);
         assert!(kinds_differ(&[], &[kind("pools")]).is_empty(), "a release without them is fine");
+    }
+
+    #[test]
+    fn an_alert_is_read_with_its_numbers_and_its_page() {
+        let rule = json!({
+            "alert": "Late", "expr": "min by (sp) (curio_a_total) < 5 and curio_b{sp=\"f01\"} > 0",
+            "annotations": {"runbook_url": "https://pages.example/late.md"},
+        });
+        let document = json!({"kind": "PrometheusRule", "spec": {"groups": [{"rules": [rule]}]}});
+        let alerts = alerts(&[document, good_pod()]);
+        let metrics: Vec<&str> = alerts[0].metrics.iter().map(String::as_str).collect();
+        assert_eq!((alerts.len(), metrics), (1, vec!["curio_a_total", "curio_b"]));
+        assert_eq!(alerts[0].runbook, "https://pages.example/late.md");
     }
 }

@@ -21,7 +21,11 @@ pub struct Chain {
 }
 
 impl Chain {
-    fn call(&self, method: &str, params: Value) -> Result<Value> {
+    /// One call, as a script would make it.
+    ///
+    /// # Errors
+    /// When the chain does not answer, or refuses.
+    pub fn call(&self, method: &str, params: Value) -> Result<Value> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(10)))
             .http_status_as_error(false)
@@ -138,7 +142,7 @@ fn height(tipset: &Value) -> Result<i64> {
 }
 
 /// `f01000` and `t01000` are one actor, on the main network and on a test network.
-fn same_actor(one: &str, other: &str) -> bool {
+pub fn same_actor(one: &str, other: &str) -> bool {
     !one.is_empty() && one.get(1..) == other.get(1..)
 }
 

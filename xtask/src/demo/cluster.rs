@@ -139,14 +139,14 @@ impl Cluster {
         Ok(environment)
     }
 
-    /// Starts the embedded chain with a block every 250 ms.
+    /// Starts the embedded chain; `pace` are the arguments that say how its time passes.
     ///
     /// # Errors
     /// When it does not come up within a minute.
-    pub fn start_chain(&mut self) -> Result<()> {
+    pub fn start_chain(&mut self, pace: &[&str]) -> Result<()> {
         let ready = self.dir().join("ready").join("chain.json");
         let mut command = Command::new(&self.programs.devnet);
-        command.args(["run", "--api", "127.0.0.1:0", "--block-time", "250ms", "--seed", "1", "--die-with-parent"]);
+        command.args(["run", "--api", "127.0.0.1:0", "--seed", "1", "--die-with-parent"]).args(pace);
         command.arg("--params-dir").arg(places::parameters()?).arg("--ready-file").arg(&ready);
         command.env(MARK, &self.id).env("NO_COLOR", "1").stdin(Stdio::null());
         self.log_to("chain", &mut command)?;
@@ -175,21 +175,22 @@ impl Cluster {
         Ok(created.miner)
     }
 
-    /// Stores the layers and attaches the paths of the sealing runner.
+    /// Stores the layers and attaches the paths of the sealing runner; up to `snarks` are made at a time.
     ///
     /// # Errors
     /// When `curio` refuses.
-    pub fn configure(&self) -> Result<()> {
+    pub fn configure(&self, snarks: u32) -> Result<()> {
         let secret = self.dir().join("secrets").join("storage-rpc");
         // 64 hexadecimal digits are base64, too: that of 48 bytes.
         fs::write(&secret, postgres::random_word()? + &postgres::random_word()?)
             .with_context(|| format!("failed to write {}", secret.display()))?;
         let curio = self.curio()?;
+        let snark = format!("[Subsystems]\nEnableSendCommitMsg = false\nPoRepProofMaxTasks = {snarks}\n");
         let base = format!("[Apis]\nStorageRPCSecret = \"file:{}\"\n", secret.display());
         for (name, text) in [
             ("base", base.as_str()),
             ("demo", "[Subsystems]\nEnablePoRepProof = false\n"),
-            ("demo-snark", "[Subsystems]\nEnableSendCommitMsg = false\nPoRepProofMaxTasks = 1\n"),
+            ("demo-snark", snark.as_str()),
         ] {
             let file = self.dir().join("layers").join(format!("{name}.toml"));
             fs::write(&file, text).with_context(|| format!("failed to write {}", file.display()))?;
@@ -208,7 +209,7 @@ impl Cluster {
     /// # Errors
     /// When it does not come up within a minute.
     pub fn start_runner(&mut self, name: &'static str) -> Result<&Runner> {
-        let layers: &[&str] = if name == SNARK { &["seal-snark", "demo-snark"] } else { &["seal", "demo"] };
+        let layers = layers_of(name);
         let address = format!("127.0.0.1:{}", postgres::free_port()?);
         let ready = self.dir().join("ready").join(format!("{name}.json"));
         let program = self.programs.curio.to_string_lossy().into_owned();
@@ -239,11 +240,7 @@ impl Cluster {
         fs::write(&script, text).with_context(|| format!("failed to write {}", script.display()))?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o700))
             .with_context(|| format!("failed to set the mode of {}", script.display()))?;
-        // Started by the very command that the summary shows, so that the command is known to work.
-        let mut start = Command::new(&script);
-        start.current_dir("/").stdin(Stdio::null());
-        let mut child = process::tied(&mut start).spawn().with_context(|| format!("failed to start {name}"))?;
-        let _: RunnerReady = self.wait_ready(name, &ready, &mut child)?;
+        let child = self.run_script(name, &script, &ready)?;
         let last_pid = child.id();
         self.runners.push(Runner {
             name,
@@ -255,6 +252,46 @@ impl Cluster {
             last_pid,
         });
         self.runners.last().context("the runner was added just above")
+    }
+
+    /// Started by the very command that the summary shows, so that the command is known to work.
+    fn run_script(&self, name: &str, script: &Path, ready: &Path) -> Result<Child> {
+        let mut start = Command::new(script);
+        start.current_dir("/").stdin(Stdio::null());
+        let mut child = process::tied(&mut start).spawn().with_context(|| format!("failed to start {name}"))?;
+        let _: RunnerReady = self.wait_ready(name, ready, &mut child)?;
+        Ok(child)
+    }
+
+    /// Ends a runner as a power cut does.
+    ///
+    /// # Errors
+    /// When there is no process of that name.
+    pub fn kill_runner(&mut self, name: &str) -> Result<()> {
+        let runner = self.runners.iter_mut().find(|runner| runner.name == name);
+        let Some((runner, mut child)) = runner.and_then(|runner| runner.child.take().map(|child| (runner, child)))
+        else {
+            bail!("there is no runner {name} to kill");
+        };
+        child.kill().with_context(|| format!("failed to kill {name}"))?;
+        child.wait().with_context(|| format!("failed to wait for the end of {name}"))?;
+        // What it said of itself is no longer so.
+        fs::remove_file(&runner.ready).with_context(|| format!("failed to remove {}", runner.ready.display()))
+    }
+
+    /// Starts a runner again that was killed.
+    ///
+    /// # Errors
+    /// When it does not come up within a minute.
+    pub fn restart_runner(&mut self, name: &'static str) -> Result<()> {
+        let script = self.dir().join("bin").join(name);
+        let ready = self.dir().join("ready").join(format!("{name}.json"));
+        let child = self.run_script(name, &script, &ready)?;
+        let runner = self.runners.iter_mut().find(|runner| runner.name == name);
+        let runner = runner.with_context(|| format!("there is no runner {name}"))?;
+        runner.last_pid = child.id();
+        runner.child = Some(child);
+        Ok(())
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -379,6 +416,15 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.end_programs();
+    }
+}
+
+/// Layers of each runner of the demo.
+fn layers_of(runner: &str) -> &'static [&'static str] {
+    match runner {
+        SNARK => &["seal-snark", "demo-snark"],
+        SEALING => &["seal", "demo"],
+        _ => &["post"],
     }
 }
 

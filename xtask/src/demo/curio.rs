@@ -146,6 +146,47 @@ impl Curio {
     }
 }
 
+/// A task that a machine works on.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Work {
+    #[serde(rename = "id")]
+    pub task_id: i64,
+    pub machine: Option<String>,
+}
+
+impl Curio {
+    /// A task of this kind that some machine works on now.
+    pub fn working_on(&self, kind: &str) -> Result<Option<Work>> {
+        let open: Vec<Work> = self.list(&["task", "list", "--json", "--name", kind])?;
+        Ok(open.into_iter().find(|work| work.machine.is_some()))
+    }
+
+    /// The machines that have a task now, or had it.
+    pub fn workers_of(&self, task: i64) -> Result<Vec<String>> {
+        let task = task.to_string();
+        let mut work: Vec<Work> = self.list(&["task", "list", "--json", "--task", &task])?;
+        work.extend(self.list::<Attempt>(&["task", "history", "--json", "--task", &task])?.into_iter().map(Work::from));
+        Ok(work.into_iter().filter_map(|work| work.machine).collect())
+    }
+
+    fn list<T: for<'de> Deserialize<'de>>(&self, arguments: &[&str]) -> Result<Vec<T>> {
+        let said = self.run(arguments)?;
+        serde_json::from_str(&said).with_context(|| format!("`curio {}` said something else", arguments.join(" ")))
+    }
+}
+
+#[derive(Deserialize)]
+struct Attempt {
+    task_id: i64,
+    machine: String,
+}
+
+impl From<Attempt> for Work {
+    fn from(Attempt { task_id, machine }: Attempt) -> Work {
+        Work { task_id, machine: Some(machine) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,21 +11,23 @@ use super::chain::MessageCount;
 use super::cluster::Cluster;
 use super::curio::{Sector, Started};
 use super::piece::Piece;
-use super::preflight;
 use super::summary::{self, Summary, count};
 use super::watch::{Scene, Watch};
+use super::{post, preflight};
 use crate::say::Steps;
 use crate::{cargo, interrupt, say, suite};
 
 /// Runner that does everything but the SNARK, and the only one with storage.
 pub const SEALING: &str = "sealing-0";
+/// A block every 250 ms.
+const PACE: [&str; 2] = ["--block-time", "250ms"];
 /// Runner that only makes SNARKs.
 pub const SNARK: &str = "snark-0";
 
 /// # Errors
 /// One sentence about the first thing that did not work; what was started is stopped by then.
 pub fn run(options: &Options) -> Result<()> {
-    let mut steps = Steps::of(7);
+    let mut steps = Steps::of(if options.post { 8 } else { 7 });
     println!(
         "Sealing {} of 2 KiB with real proofs on this machine: PostgreSQL, an embedded chain, two runners.\n\
          The chain is a stand-in that verifies every proof; a real node replaces it by an address.\n",
@@ -59,14 +61,16 @@ pub fn run(options: &Options) -> Result<()> {
 fn seal(options: &Options, steps: &mut Steps, cluster: &mut Cluster) -> Result<()> {
     cluster.curio()?.migrate()?;
     steps.note(&format!("PostgreSQL on 127.0.0.1:{}, schema applied", cluster.server().port()));
-    cluster.start_chain()?;
+    cluster.start_chain(if options.post { &post::PACE } else { &PACE })?;
     let miner = cluster.create_miner()?;
     steps.note(&format!("chain at {}, storage provider {miner}", cluster.chain()?.url));
     steps.end();
 
-    steps.next("two runners that share no disk");
-    cluster.configure()?;
-    for name in [SEALING, SNARK] {
+    steps.next("runners that share no disk");
+    // With --post both sectors are to reach the chain together, so that they share a partition.
+    cluster.configure(if options.post { 2 } else { 1 })?;
+    let provers = if options.post { post::PROVERS.as_slice() } else { &[] };
+    for &name in [SEALING, SNARK].iter().chain(provers) {
         let runner = cluster.start_runner(name)?;
         steps.note(&format!("{name} at {}, layers {}", runner.url, runner.layers.join(",")));
     }
@@ -91,7 +95,21 @@ fn seal(options: &Options, steps: &mut Steps, cluster: &mut Cluster) -> Result<(
     }
     steps.end();
 
+    let told = if options.post {
+        steps.next("a whole proving period with faults");
+        let told = post::live(steps, cluster, &sectors)?;
+        summary.tell("post", told.document());
+        summary.update(cluster.chain()?, surroundings(cluster)?, &sectors)?;
+        steps.end();
+        Some(told)
+    } else {
+        None
+    };
+
     println!("\n{}\n{}", summary::sector_table(&sectors), summary::stage_table(&sectors));
+    if let Some(told) = told {
+        println!("{}", told.tables());
+    }
     println!(
         "{} proven, {} from start to end; peak memory of all processes {}",
         count(options.sectors, "sector"),

@@ -11,6 +11,7 @@ mod local;
 mod memory;
 mod on_cluster;
 mod piece;
+mod post;
 mod preflight;
 mod summary;
 mod watch;
@@ -26,9 +27,12 @@ pub struct Options {
     /// Where the runners are: processes of this machine, or pods of a two-node Kubernetes cluster on it
     #[arg(long, value_enum, default_value_t = Place::Local, value_name = "PLACE")]
     on: Place,
-    /// How many sectors to seal; on this machine the first holds a file's bytes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    /// How many sectors to seal, 1 unless --post wants 2; on this machine the first holds a file's bytes
+    #[arg(long, default_value_t = 1, default_value_if("post", "true", "2"), value_parser = clap::value_parser!(u64).range(1..=64))]
     sectors: u64,
+    /// Then live through a whole proving period on this machine: a sealed file is damaged and healed, a runner is killed
+    #[arg(long, conflicts_with = "on")]
+    post: bool,
     /// Leave everything running until Ctrl-C
     #[arg(long)]
     keep: bool,

@@ -42,6 +42,8 @@ fn folder_of(file: &Path) -> &Path {
 pub struct Summary {
     file: Option<PathBuf>,
     messages: MessageCount,
+    /// What else there is to tell, by name.
+    more: Map<String, Value>,
     written: Value,
 }
 
@@ -49,7 +51,12 @@ impl Summary {
     /// Of these sectors. With no `file`, only the messages are counted.
     pub fn new(file: Option<&Path>, miner: &str, sectors: &[Started]) -> Summary {
         let messages = MessageCount::new(miner, sectors.iter().map(|sector| sector.number));
-        Summary { file: file.map(Path::to_path_buf), messages, written: Value::Null }
+        Summary { file: file.map(Path::to_path_buf), messages, more: Map::new(), written: Value::Null }
+    }
+
+    /// Adds a part that is written with the next update.
+    pub fn tell(&mut self, name: &str, part: Value) {
+        self.more.insert(name.to_owned(), part);
     }
 
     pub fn messages(&self) -> &MessageCount {
@@ -60,8 +67,9 @@ impl Summary {
     ///
     /// # Errors
     /// When the chain does not answer or the file cannot be written.
-    pub fn update(&mut self, chain: &Chain, surroundings: Map<String, Value>, sectors: &[Sector]) -> Result<()> {
+    pub fn update(&mut self, chain: &Chain, mut surroundings: Map<String, Value>, sectors: &[Sector]) -> Result<()> {
         self.messages.follow(chain)?;
+        surroundings.extend(self.more.clone());
         let document = document(surroundings, sectors, &self.messages);
         if let Some(file) = &self.file
             && document != self.written
@@ -165,7 +173,7 @@ fn short_cid(cid: Option<&str>) -> String {
     }
 }
 
-fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+pub fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     let mut text = String::new();

@@ -192,7 +192,9 @@ section! {
         "SingleCheckTimeout" => single_check_timeout: Period = Period::minutes(10);
         /// How long the vanilla proofs of a partition may take together.
         "PartitionCheckTimeout" => partition_check_timeout: Period = Period::minutes(20);
-        "DisableWDPoStPreChecks" => disable_wd_po_st_pre_checks: bool = false, inert;
+        /// Do not look before the cutoff for healthy sectors whose files are nowhere, to declare them faulty.
+        /// They are found when they are to be proven.
+        "DisableWDPoStPreChecks" => disable_wd_po_st_pre_checks: bool = false;
         /// Partitions in one window PoSt message; 0 is as many as the chain takes, which is 3.
         "MaxPartitionsPerPoStMessage" => max_partitions_per_po_st_message: PostPartitions = PostPartitions::MOST;
         /// Partitions in one declaration of faults or recoveries; 0 is no limit.

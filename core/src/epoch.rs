@@ -44,9 +44,6 @@ pub const BLOCKS_PER_EPOCH: u64 = 5;
 /// The ticket of a block for epoch N is drawn with the number N minus this.
 pub const TICKET_RANDOMNESS_LOOKBACK: EpochDelta = 1;
 
-/// How far below a block's epoch the miner's power and sectors are taken for its election.
-pub const WINNING_POST_LOOKBACK: EpochDelta = CHAIN_FINALITY;
-
 impl Add<EpochDelta> for Epoch {
     type Output = Epoch;
 

@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn a_pool_that_is_wrong_is_told_apart_from_a_cluster_that_is_not_ready() {
-        let judged = judge(&pool("post"), Some(&of(json!({}), json!({}))), &Standing::Unknown, Some("runner:1"));
-        let trouble = judged.pool.expect("there is a cluster").expect_err("post does nothing");
+        let judged = judge(&pool("custom"), Some(&of(json!({}), json!({}))), &Standing::Unknown, Some("runner:1"));
+        let trouble = judged.pool.expect("there is a cluster").expect_err("nothing is switched on");
         assert_eq!(trouble.reason(), reason::INVALID_VALUE);
     }
 }

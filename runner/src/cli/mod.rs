@@ -140,9 +140,9 @@ fn refuse(error: &CliError) -> ExitCode {
 
 fn start_log(cli: &Cli) {
     // Commands that stay tell what they do; others tell results on stdout.
-    // The proof library describes each circuit that it names at info.
+    // The proof library describes each circuit that it names, and each challenge that it draws, at info.
     let stays = matches!(cli.command, Command::Run(_) | Command::Params(_));
-    let default = if stays { "info,storage_proofs_core=warn" } else { "warn" };
+    let default = if stays { "info,storage_proofs_core=warn,filecoin_proofs=warn" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let colours = std::io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);

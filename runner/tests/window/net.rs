@@ -46,16 +46,20 @@ async fn configure(world: &World, machines: &[&str]) {
     let secret = world.path("secret");
     std::fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").expect("the secret is written");
     world.curio(&["migrate"]).await;
-    // The first actor is no miner: its trouble must not keep the other from being proven.
     let base = format!(
-        "[[Addresses]]\nMinerAddresses = [\"f099\", \"{}\"]\n[Apis]\nStorageRPCSecret = \"file:{}\"\n\
+        "[[Addresses]]\nMinerAddresses = [\"{}\"]\n[Apis]\nStorageRPCSecret = \"file:{}\"\n\
          [Chain]\nMessageConfidence = 1\nRequestTimeout = \"3s\"\n[Harmony]\nHeartbeat = \"1s\"\nLease = \"5s\"\n\
          [Proving]\nSingleCheckTimeout = \"3s\"\nPartitionCheckTimeout = \"10s\"\n",
         world.sp,
         secret.display()
     );
     world.layer("base", &base).await;
-    world.layer(POST, "[Subsystems]\nEnableWindowPost = true\n").await;
+    // The first actor is no miner: its trouble must not keep runners from proving the other.
+    let post = format!(
+        "[[Addresses]]\nMinerAddresses = [\"f099\", \"{}\"]\n[Subsystems]\nEnableWindowPost = true\n",
+        world.sp
+    );
+    world.layer(POST, &post).await;
     world.layer(STORE, "[Subsystems]\nEnableMoveStorage = true\n").await;
     let names: std::collections::BTreeSet<&str> = machines.iter().copied().collect();
     for name in names {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use curio_chain::address::id_address;
+use curio_chain::message::{MAX_PARTITIONS_PER_DECLARATION, MAX_SECTORS_PER_DECLARATION};
 use curio_chain::types::{DeadlineInfo, Partition, TipSet};
 use curio_core::epoch::EpochDelta;
 use curio_core::{Classify, Epoch, Failure, SpId};
@@ -101,11 +102,9 @@ impl Check {
                 is_due(known.checked, pending, deadline.current_epoch, pause)
             })
         });
-        let most = match self.deps.config.proving.max_partitions_per_recovery_message {
-            0 => curio_chain::message::MAX_PARTITIONS_PER_DECLARATION,
-            most => most as usize,
-        };
-        for batch in wanted.chunks(most) {
+        let configured = self.deps.config.proving.max_partitions_per_recovery_message;
+        let largest = partitions.iter().map(|partition| partition.all_sectors.len()).max().unwrap_or_default();
+        for batch in wanted.chunks(most_of_message(configured, largest)) {
             let batch = batch.iter().map(|index| (*index, known.get(index).map(|known| known.task))).collect();
             self.create(window, deadline.fault_cutoff, batch).await?;
         }
@@ -140,6 +139,14 @@ impl Check {
             Err(error) => Err(error.classify()),
         }
     }
+}
+
+/// Partitions that one declaration may name: as configured (0 is no limit), and as many as the chain takes, which counts
+/// their sectors, too. `largest` are the sectors of the largest.
+fn most_of_message(configured: u32, largest: u64) -> usize {
+    let configured = if configured == 0 { usize::MAX } else { configured as usize };
+    let by_sectors = MAX_SECTORS_PER_DECLARATION / largest.max(1);
+    configured.min(MAX_PARTITIONS_PER_DECLARATION).min(usize::try_from(by_sectors).unwrap_or(usize::MAX)).max(1)
 }
 
 /// The windows whose cutoff comes next.
@@ -236,6 +243,15 @@ impl HeadHandler for Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_declaration_names_no_more_than_the_chain_takes() {
+        for (configured, largest, most) in
+            [(0, 2349, 10), (0, 2300, 10), (4, 2349, 4), (0, 2, 3000), (0, 0, 3000), (0, 30_000, 1)]
+        {
+            assert_eq!(most_of_message(configured, largest), most, "{configured} configured, {largest} sectors");
+        }
+    }
 
     /// Deadline 0 of a period that starts at 0, with the lengths of the public networks, seen from an epoch.
     fn seen_from(epoch: i64) -> DeadlineInfo {

@@ -17,7 +17,12 @@ fn base(blocks: &[u8]) -> TipSetKey {
 }
 
 async fn ask(db: &Db, epoch: i64, blocks: &[u8]) -> Option<TaskId> {
-    record::ask(db, SP, Epoch(epoch), &base(blocks)).await.expect("the database answers")
+    ask_at(db, epoch, 10, blocks).await
+}
+
+/// On a base of this height.
+async fn ask_at(db: &Db, epoch: i64, height: i64, blocks: &[u8]) -> Option<TaskId> {
+    record::ask(db, SP, Epoch(epoch), Epoch(height), &base(blocks)).await.expect("the database answers")
 }
 
 async fn run(db: &Db, statement: &'static str) -> u64 {
@@ -72,6 +77,34 @@ async fn while_an_election_may_give_a_block_there_is_no_other_on_its_parents() {
     let left: i64 =
         sqlx::query_scalar("SELECT count(*) FROM harmony_task").fetch_one(db.pool()).await.expect("a count");
     assert_eq!(left, 2, "the task that failed is gone");
+}
+
+/// Once an election was still held when the next one began on a base without its block: it made that block after all, and the
+/// next block would have been a fault.
+#[tokio::test]
+async fn an_election_that_is_still_held_when_the_next_one_is_asked_for_is_late() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    ask_at(db, 11, 10, &[1]).await.expect("nobody else asks");
+    assert!(ask_at(db, 12, 11, &[2]).await.is_some(), "the base of epoch 11 is somebody else's");
+    assert_eq!(states(db, 11).await, [(11, State::Lost), (12, State::Open)]);
+    let stored = run(db, "UPDATE mining_tasks SET won = TRUE WHERE epoch = 11 AND lost_because IS NULL").await;
+    assert_eq!(stored, 0, "what an attempt writes names the state that it expects");
+}
+
+#[tokio::test]
+async fn nothing_is_asked_for_on_a_base_without_the_own_block_of_its_epoch() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    ask_at(db, 11, 10, &[1]).await.expect("nobody else asks");
+    let made = base(&[9]).0[0];
+    sqlx::query("UPDATE mining_tasks SET won = TRUE, mined_cid = $1, mined_block = '{}'")
+        .bind(made.to_string())
+        .execute(db.pool())
+        .await
+        .expect("the block is stored");
+    assert_eq!(ask_at(db, 12, 11, &[2]).await, None, "parents would be chosen");
+    assert!(ask_at(db, 12, 11, &[2, 9]).await.is_some(), "the own block is among them");
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ impl Asker {
         let now = SystemTime::now();
         match due(&self.pace, base, elections, now) {
             Due::Ask(epoch) => {
-                if let Some(task) = record::ask(&self.deps.db, sp, epoch, base.key()).await? {
+                if let Some(task) = record::ask(&self.deps.db, sp, epoch, base.height, base.key()).await? {
                     debug!(task.id = task.0, miner = %sp, epoch = epoch.0, "asked for the election of {sp} for epoch {epoch}");
                 }
                 Ok(Some(self.pause()))

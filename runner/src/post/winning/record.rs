@@ -73,18 +73,25 @@ impl Classify for RowError {
     }
 }
 
-/// Asks for an election. None when there is one for the epoch already, or one on a parent of this base that may still give a
-/// block: somebody else was faster.
+/// Asks for an election on a base of this height. None when there is one for the epoch already, or one on a parent of this
+/// base that may still give a block: somebody else was faster. None, too, when the miner made a block for the base's epoch
+/// that is not in the base: to build on such a base is to choose parents, which is a fault. Elections of the base's epoch and
+/// older ones that are still held are late, and store no block from here on.
 ///
 /// # Errors
 /// Database trouble.
-pub async fn ask(db: &Db, sp: SpId, epoch: Epoch, base: &TipSetKey) -> Result<Option<TaskId>, TxError> {
+pub async fn ask(db: &Db, sp: SpId, epoch: Epoch, height: Epoch, base: &TipSetKey) -> Result<Option<TaskId>, TxError> {
     let id = id(sp);
     let parents: Vec<String> = base.0.iter().map(Cid::to_string).collect();
     let asked = db
         .transaction("ask for an election", move |tx| {
             let parents = parents.clone();
             Box::pin(async move {
+                close_older(tx, id, height).await?;
+                // After that: a block that an attempt stored in the meantime is seen here.
+                if has_block_beside(tx, id, height, &parents).await? {
+                    return Err(TxError::Rollback);
+                }
                 let task = tasks::add(tx, kind::WIN_POST).await?;
                 if !insert(tx, task, id, epoch).await? {
                     return Err(TxError::Rollback);
@@ -100,6 +107,37 @@ pub async fn ask(db: &Db, sp: SpId, epoch: Epoch, base: &TipSetKey) -> Result<Op
         Err(error) if error.is_unique_violation() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+async fn close_older(tx: &mut Tx, sp: i64, height: Epoch) -> Result<(), TxError> {
+    let closed = sqlx::query_scalar!(
+        "UPDATE mining_tasks SET lost_because = $3
+         WHERE sp_id = $1 AND epoch <= $2 AND lost_because IS NULL AND mined_block IS NULL
+         RETURNING task_id",
+        sp,
+        height.0,
+        Lost::Late.as_str()
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for task in closed {
+        free_parents(tx, task).await?;
+    }
+    Ok(())
+}
+
+/// Whether the miner has a block for the epoch of a base that is none of the base's.
+async fn has_block_beside(tx: &mut Tx, sp: i64, height: Epoch, parents: &[String]) -> Result<bool, TxError> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM mining_tasks
+                          WHERE sp_id = $1 AND epoch = $2 AND mined_block IS NOT NULL AND mined_cid <> ALL ($3)) AS "found!""#,
+        sp,
+        height.0,
+        parents
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    Ok(found)
 }
 
 async fn insert(tx: &mut Tx, task: TaskId, sp: i64, epoch: Epoch) -> Result<bool, TxError> {

@@ -3,6 +3,7 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use curio_harmony::{machines, tasks};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -75,6 +76,14 @@ async fn porep_of_a_killed_container_is_released_at_once_and_the_sector_is_prove
 async fn killed_until_released(world: &World, sealing: &Sealing, pod: &Pod, kind: &str) -> Duration {
     let slot = pod.metadata.name.clone().expect("a pod has a name");
     let before = runner(pod).map_or(0, |runner| runner.restart_count);
+    // The kubelet tells times in whole seconds, rounded down: of a process that ends in the second of its start it cannot be
+    // told whether that or the one before has ended, and the lease decides.
+    polled("a second has passed since the start", SOON, async || {
+        let machines = machines::list(&sealing.db).await.expect("the database answers");
+        let machine = machines.iter().find(|machine| machine.name == slot)?;
+        (machine.process_started_at?.timestamp() < Utc::now().timestamp()).then_some(())
+    })
+    .await;
     // The watch stands before the blow, so that the report is seen when it comes.
     let mut states = pin!(watch_object(world.api::<Pod>(), &slot).default_backoff());
     states.next().await;

@@ -209,6 +209,9 @@ impl Prover {
             .env("TMPDIR", tmp_dir)
             .env("CUDA_VISIBLE_DEVICES", &visible)
             .env("GPU_DEVICE_ORDINAL", &visible)
+            // The library panics over damaged files, and a panic of a proof is told as its failure: to name every
+            // function on the way takes seconds of all cores, each time.
+            .env("RUST_BACKTRACE", "0")
             .env(PARENT_VARIABLE, std::process::id().to_string())
             .current_dir(tmp_dir)
             .stdin(Stdio::piped())

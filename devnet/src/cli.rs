@@ -94,7 +94,7 @@ struct Proving {
     /// Epochs between the state by which a miner takes part in an election and the block.
     #[arg(long, value_name = "EPOCHS", default_value_t = WINNING_LOOKBACK)]
     winning_lookback: i64,
-    /// How long an epoch in which a miner wins waits for that miner's block, such as 20s.
+    /// How long an epoch in which a miner wins waits for that miner's block, such as 20s. Block time in whole seconds.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = patience)]
     miner_patience: Duration,
     /// Power of miners that never make a block, in bytes: ours win the less the more it is.

@@ -40,6 +40,8 @@ pub enum StartError {
     Post(#[source] BadPostPolicy),
     #[error("a miner at the start needs a clock that runs; give a block time instead of `manual`")]
     MinerWithoutClock,
+    #[error("miners are not waited for with epochs of {0:?}: their blocks carry whole seconds; give such a block time")]
+    PatienceWithoutSeconds(Duration),
     #[error("failed to make the first miner")]
     FirstMiner(#[source] CreateMinerError),
 }
@@ -76,11 +78,17 @@ impl Devnet {
     /// Starts a chain with a verifier of the caller's.
     ///
     /// # Errors
-    /// When the address is taken, or the first miner cannot be made.
+    /// When the options contradict each other, the address is taken, or the first miner cannot be made.
     pub async fn start_with(options: Options, verifier: Arc<dyn ProofVerifier>) -> Result<Devnet, StartError> {
         options.post.check().map_err(StartError::Post)?;
         if options.first_miner.is_some() && options.clock == Clock::Manual {
             return Err(StartError::MinerWithoutClock);
+        }
+        if let Clock::Running(period) = options.clock
+            && period.subsec_nanos() != 0
+            && !options.miner_patience.is_zero()
+        {
+            return Err(StartError::PatienceWithoutSeconds(period));
         }
         let listen = |source| StartError::Listen { address: options.api, source };
         let listener = TcpListener::bind(options.api).await.map_err(listen)?;

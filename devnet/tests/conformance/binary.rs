@@ -45,7 +45,7 @@ async fn the_program_serves_makes_a_miner_and_ends_on_sigterm() {
     let mut child = program()
         .args(["run", "--block-time", "20ms", "--seed", "5", "--die-with-parent"])
         .args(["--deadlines", "4", "--challenge-window", "24", "--challenge-lookback", "8", "--fault-cutoff", "12"])
-        .args(["--winning-lookback", "10", "--miner-patience", "250ms", "--other-power", "1048576", "--no-disputes"])
+        .args(["--winning-lookback", "10", "--miner-patience", "0s", "--other-power", "1048576", "--no-disputes"])
         .arg("--ready-file")
         .arg(&ready)
         .stderr(Stdio::piped())
@@ -128,6 +128,7 @@ async fn bad_arguments_get_one_sentence() {
         (&["run", "--sector-sizes", "3KiB"], "is not a sector size"),
         (&["run", "--deadlines", "2"], "there must be 3 to 48 deadlines, not 2"),
         (&["run", "--miner-patience", "long"], "is not a time; write it like 250ms or 20s"),
+        (&["run", "--block-time", "250ms", "--miner-patience", "20s"], "their blocks carry whole seconds"),
         (&["run", "--token", "short"], "a token has at least 16 characters"),
         (&["run", "--block-time", "manual", "--create-miner", "2KiB"], "needs a clock that runs"),
         (&["create-miner", "--url", "http://127.0.0.1:1", "--token", "x"], "failed to ask the chain node"),

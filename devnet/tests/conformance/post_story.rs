@@ -1,7 +1,8 @@
 //! Sectors through proving periods of four deadlines: proven, disputed by the chain itself, faulty, recovered, ended.
 
 use curio_chain::message::{
-    Cbor, DeclareFaultsRecoveredParams, PoStPartition, RecoveryDeclaration, SubmitWindowedPoStParams, method,
+    Cbor, DeclareFaultsRecoveredParams, PoStPartition, RecoveryDeclaration, SubmitWindowedPoStParams,
+    TerminateSectorsParams, TerminationDeclaration, method,
 };
 use curio_chain::types::{DeadlineInfo, Message, MsgLookup, Partition, TipSetKey};
 use curio_chain::{Address, BitField, TokenAmount};
@@ -181,6 +182,13 @@ async fn sectors_that_stay_faulty_for_42_periods_end() {
     story.prove(1).await;
     let head = story.lab.devnet.head().height;
     assert_eq!(story.counts().await, (4, 2, 2), "the other deadline was missed");
+
+    // A termination of no sectors leaves nothing behind that would keep the fees of later ones from being taken.
+    let again = story.advance_to_opening(story.due[0].index).await;
+    story.lab.advance_to(again.close.0);
+    let none = TerminationDeclaration { deadline: again.index, partition: 0, sectors: BitField::new() };
+    let none = TerminateSectorsParams { terminations: vec![none] };
+    assert_eq!(story.send(method::TERMINATE_SECTORS, none.to_cbor()).await.receipt.exit_code, 0);
 
     story.lab.advance_to(head.0 + (FAULT_MAX_PERIODS - 1) * SHORT.period());
     assert_eq!(story.counts().await, (4, 0, 4));

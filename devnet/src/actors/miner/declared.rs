@@ -14,18 +14,12 @@ pub(super) struct Declaration {
     pub sectors: BitField,
 }
 
-/// Puts entries together by deadline and partition.
-///
-/// `what` is the plural of the entries in the actor's refusal of too many.
+/// Puts entries together by deadline and partition. What is bounded is the partitions and sectors that they name, not
+/// the number of entries.
 pub(super) fn grouped(
     policy: &Policy,
-    what: &str,
-    declarations: impl ExactSizeIterator<Item = Declaration>,
+    declarations: impl Iterator<Item = Declaration>,
 ) -> Result<DeadlineSectorMap, Abort> {
-    let (count, most) = (declarations.len(), policy.addressed_partitions_max);
-    if count as u64 > most {
-        return Err(Abort::illegal_argument(format!("too many {what} for a single message: {count} > {most}")));
-    }
     let mut map = DeadlineSectorMap::new();
     for Declaration { deadline, partition, sectors } in declarations {
         map.add(policy, deadline, partition, sectors).map_err(|error| {
@@ -53,5 +47,22 @@ pub(super) fn before_cutoff(
         true => Err(Abort::illegal_argument(format!(
             "failed {what} declaration at deadline {index}: late fault or recovery declaration"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fvm_shared::error::ExitCode;
+
+    use super::*;
+
+    #[test]
+    fn the_partitions_that_a_message_names_are_bounded_and_not_how_often_it_names_them() {
+        let policy = Policy::default();
+        let most = policy.addressed_partitions_max;
+        let of_partition = |partition| Declaration { deadline: 0, partition, sectors: BitField::new() };
+        assert!(grouped(&policy, (0..=most).map(|_| of_partition(7))).is_ok());
+        let refused = grouped(&policy, (0..=most).map(of_partition)).err();
+        assert_eq!(refused.map(|abort| abort.code), Some(ExitCode::USR_ILLEGAL_ARGUMENT));
     }
 }

@@ -8,6 +8,7 @@ use fil_actor_miner_state::v18::{
 };
 use fil_actors_shared::v18::actor_error::ActorContext;
 use fil_actors_shared::v18::runtime::Policy;
+use fvm_shared::clock::ChainEpoch;
 use fvm_shared::econ::TokenAmount;
 use fvm_shared::error::ExitCode;
 use fvm_shared::sector::SectorSize;
@@ -92,6 +93,7 @@ fn extend(
 ) -> Result<Changed, Abort> {
     let ValidatedExpirationExtension { deadline: index, partition: partition_index, sectors: numbers, new_expiration } =
         extension;
+    let policy = &world.network.policy;
     let key = || format!("PartitionKey {{ deadline: {index}, partition: {partition_index} }}");
     let mut partitions = deadline.partitions_amt(world.store)?;
     let found = partitions.get(*partition_index).map_err(anyhow::Error::from)?.cloned();
@@ -99,7 +101,7 @@ fn extend(
         found.ok_or_else(|| Abort::new(ExitCode::USR_NOT_FOUND, format!("no such partition {}", key())))?;
     let old = sectors.load_sectors(numbers).context("failed to load sectors")?;
     let new: Vec<SectorOnChainInfo> =
-        old.iter().map(|sector| extended(world, sector, *new_expiration)).collect::<Result<_, _>>()?;
+        old.iter().map(|sector| extended(policy, world.epoch, sector, *new_expiration)).collect::<Result<_, _>>()?;
     sectors.store(new.clone()).within(|| format!("failed to update sectors {numbers:?}"))?;
     let (power, pledge, fee) = partition
         .replace_sectors(world.store, &old, &new, size, quant)
@@ -116,19 +118,53 @@ fn extend(
 
 /// A sector with a later expiration. Its power counts from now on, so the weight of its data is cut to what is left
 /// of the old term.
-fn extended(world: World<'_>, sector: &SectorOnChainInfo, expiration: i64) -> Result<SectorOnChainInfo, Abort> {
-    let epoch = world.epoch;
+fn extended(
+    policy: &Policy,
+    epoch: ChainEpoch,
+    sector: &SectorOnChainInfo,
+    expiration: ChainEpoch,
+) -> Result<SectorOnChainInfo, Abort> {
+    // Its deadline's end, at which it goes, is still to come.
+    if sector.expiration < epoch {
+        return Err(Abort::forbidden(format!(
+            "cannot extend expiration for expired sector {} at {}",
+            sector.sector_number, sector.expiration
+        )));
+    }
     if expiration < sector.expiration {
         return Err(Abort::illegal_argument(format!(
             "cannot reduce sector {} expiration to {expiration} from {}",
             sector.sector_number, sector.expiration
         )));
     }
-    check_expiration(&world.network.policy, epoch, sector.activation, expiration, sector.seal_proof)?;
+    check_expiration(policy, epoch, sector.activation, expiration, sector.seal_proof)?;
     let mut extended = SectorOnChainInfo { expiration, power_base_epoch: epoch, ..sector.clone() };
     if sector.deal_weight.is_positive() {
         let (left, whole) = (sector.expiration - epoch, sector.expiration - sector.power_base_epoch);
         extended.deal_weight = &sector.deal_weight * left / whole;
     }
     Ok(extended)
+}
+
+#[cfg(test)]
+mod tests {
+    use fvm_shared::sector::RegisteredSealProof;
+
+    use super::*;
+
+    /// It goes at the end of its deadline, up to a proving period after its expiration.
+    #[test]
+    fn a_sector_past_its_expiration_is_not_extended_while_it_is_still_there() {
+        let sector = SectorOnChainInfo {
+            seal_proof: RegisteredSealProof::StackedDRG2KiBV1P1,
+            activation: 100,
+            power_base_epoch: 100,
+            expiration: 600_000,
+            ..SectorOnChainInfo::default()
+        };
+        let extended = |epoch| extended(&Policy::default(), epoch, &sector, 1_200_000);
+        assert_eq!(extended(600_000).unwrap().expiration, 1_200_000);
+        let refused = extended(600_001).unwrap_err();
+        assert_eq!(refused.code, ExitCode::USR_FORBIDDEN, "{refused:?}");
+    }
 }

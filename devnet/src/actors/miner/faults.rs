@@ -22,7 +22,7 @@ pub(super) fn declare_faults(
         let FaultDeclaration { deadline, partition, sectors } = declared;
         Declaration { deadline, partition, sectors }
     });
-    let mut by_deadline = grouped(policy, "fault declarations", declarations)?;
+    let mut by_deadline = grouped(policy, declarations)?;
 
     let mut state: State = call.state()?;
     let info = state.get_info(store)?;
@@ -64,7 +64,7 @@ pub(super) fn declare_recovered(
         let RecoveryDeclaration { deadline, partition, sectors } = declared;
         Declaration { deadline, partition, sectors }
     });
-    let mut by_deadline = grouped(policy, "recovery declarations", declarations)?;
+    let mut by_deadline = grouped(policy, declarations)?;
 
     let mut state: State = call.state()?;
     let debt = state.repay_debts(&call.balance())?;

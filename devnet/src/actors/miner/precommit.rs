@@ -132,7 +132,8 @@ pub(super) fn check_expiration(
     expiration: ChainEpoch,
     seal_proof: RegisteredSealProof,
 ) -> Result<(), Abort> {
-    let refused = match expiration - activation {
+    // An expiration is whatever a message says.
+    let refused = match expiration.saturating_sub(activation) {
         ..=0 => format!("sector expiration {expiration} must be after activation {activation}"),
         lifetime if lifetime < policy.min_sector_expiration => format!(
             "invalid expiration {expiration}, total sector lifetime ({lifetime}) must exceed {} after activation \
@@ -170,5 +171,17 @@ fn check_against_miner(info: &MinerInfo, sector: &SectorPreCommitInfo) -> Result
     match data.is_none_or(|cid| is_unsealed_sector(&cid)) {
         true => Ok(()),
         false => Err(Abort::new(ExitCode::USR_ILLEGAL_ARGUMENT, "unsealed CID had wrong prefix")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiration_before_all_time_is_refused_as_any_other_that_is_over() {
+        let proof = RegisteredSealProof::StackedDRG2KiBV1P1;
+        let refused = check_expiration(&Policy::default(), 1_000, 1_000, ChainEpoch::MIN, proof).unwrap_err();
+        assert_eq!(refused.code, ExitCode::USR_ILLEGAL_ARGUMENT, "{refused:?}");
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn terminate_sectors(
         let TerminationDeclaration { deadline, partition, sectors } = declared;
         Declaration { deadline, partition, sectors }
     });
-    let mut by_deadline = grouped(policy, "declarations when terminating sectors", declarations)?;
+    let mut by_deadline = grouped(policy, declarations)?;
 
     let mut state: State = call.state()?;
     let had_terminations = !state.early_terminations.is_empty();
@@ -78,6 +78,8 @@ pub(super) fn take_fees(
     let (result, more) =
         state.pop_early_terminations(policy, store, policy.addressed_partitions_max, policy.addressed_sectors_max)?;
     if result.is_empty() {
+        // A declaration of no sectors has marked its deadline; unless the mark goes, no cron takes fees ever again.
+        call.save(&state);
         return Ok(more);
     }
     let mut fee = TokenAmount::zero();

@@ -26,14 +26,14 @@ use crate::{interrupt, say};
 /// Runners that prove and mine, and keep no files.
 pub const PROVERS: [&str; 2] = ["post-0", "post-1"];
 
-/// How the chain of this demo passes: a proving period of 96 epochs of one second, 20 seconds from a challenge to the
-/// opening of its deadline and its close, and miners that are waited for: a winning PoSt takes this machine 6 s or more.
-/// The others' power makes us win about one epoch in twenty.
+/// How the chain of this demo passes: a proving period of 72 epochs of one second, 32 of them from a challenge to the
+/// close of its deadline, and miners that are waited for: a winning PoSt takes this machine 6 s or more. The others'
+/// power makes us win about one epoch in forty.
 pub const PACE: [&str; 16] = [
     "--block-time",
     "1s",
     "--deadlines",
-    "4",
+    "3",
     "--challenge-window",
     "24",
     "--challenge-lookback",
@@ -45,7 +45,7 @@ pub const PACE: [&str; 16] = [
     "--miner-patience",
     "30s",
     "--other-power",
-    "409600",
+    "819200",
 ];
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);

@@ -161,19 +161,28 @@ impl Chain {
     /// Makes the next tipset, `null_rounds` epochs later than it could be, with all that the pool has
     /// for it.
     pub fn produce(&mut self, null_rounds: u32) -> Arc<Tip> {
+        self.add(null_rounds, 0)
+    }
+
+    /// Makes the next tipset as the clock does, whose epoch begins no earlier than `now`, in seconds since 1970.
+    pub fn produce_at(&mut self, now: u64) -> Arc<Tip> {
+        self.add(0, now)
+    }
+
+    fn add(&mut self, null_rounds: u32, now: u64) -> Arc<Tip> {
         let parent = self.head.clone();
         let messages = self.pool.select(&parent.after);
-        let tip = self.extend(&parent, null_rounds, messages);
+        let tip = self.extend(&parent, null_rounds, now, messages);
         self.set_head(tip.clone());
         tip
     }
 
     /// A tipset of one block of the process's own on top of `parent`. Blocks that miners make for this
     /// epoch later join it.
-    fn extend(&mut self, parent: &Arc<Tip>, null_rounds: u32, messages: Vec<SignedMessage>) -> Arc<Tip> {
+    fn extend(&mut self, parent: &Arc<Tip>, null_rounds: u32, now: u64, messages: Vec<SignedMessage>) -> Arc<Tip> {
         let height = parent.height + 1 + ChainEpoch::from(null_rounds);
         let entries = (parent.height + 1..=height).map(|epoch| self.beacon.entry(epoch)).collect();
-        let template = self.blocks.template(parent, height, messages, entries);
+        let template = self.blocks.template(parent, height, now, messages, entries);
         let mut header = block::draft(&template, parent, &self.store, &self.base_fee);
         header.block_sig = Some(self.blocks.sign(&header.signing_bytes()));
         let cid = block::store_header(&self.store, &header);

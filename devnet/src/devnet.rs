@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use curio_chain::address::to_text;
 use curio_chain::types::{HeadChange, TipSet};
@@ -96,7 +96,7 @@ impl Devnet {
         let url = Url::parse(&format!("http://{}", from_here(address))).expect("a socket address makes a URL");
 
         let (clock, first_miner) = (options.clock, options.first_miner);
-        let timestamp = options.genesis_timestamp.unwrap_or_else(now);
+        let timestamp = options.genesis_timestamp.unwrap_or_else(clock::unix_seconds);
         let chain = Chain::new(&options, timestamp, verifier);
         let default = chain.wallet.default_address().expect("genesis makes the first key");
         let node = Node::new(options, chain);
@@ -208,8 +208,4 @@ async fn serve(listener: TcpListener, server: Server, stop: CancellationToken) {
         },
         () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(100)).await; } => {}
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

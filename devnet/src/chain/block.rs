@@ -9,7 +9,7 @@ use cid::Cid;
 use curio_chain::message::{RandomnessTag, draw_randomness};
 use curio_chain::types::{
     BeaconEntry, BlockHeader, BlockTemplate, ElectionProof, PoStProof, SIGNATURE_BLS, Signature, SignedMessage, Ticket,
-    TipSetKey,
+    TipSet, TipSetKey,
 };
 use curio_core::Epoch;
 use fil_actors_shared::v18::fvm_ipld_amt::Amtv0;
@@ -75,17 +75,26 @@ impl BlockSource {
         Ticket { vrf_proof: beacon::blake2b(&self.key.public_key().as_bytes()).to_vec() }
     }
 
-    /// Seconds since 1970 at which an epoch begins.
-    pub fn timestamp(&self, height: ChainEpoch) -> u64 {
-        let passed = u128::from(height.unsigned_abs()) * self.block_time.as_millis() / 1000;
-        self.genesis_timestamp + u64::try_from(passed).unwrap_or(u64::MAX)
+    /// Timestamp of the genesis block, in seconds since 1970.
+    pub fn genesis_timestamp(&self) -> u64 {
+        self.genesis_timestamp
     }
 
-    /// What the process's own block on top of `parent` is made from.
+    /// The timestamp that a miner's block for `height` on top of `parent` must carry, in seconds since 1970: counted from the
+    /// parent's, as on the public networks.
+    pub fn timestamp(&self, parent: &TipSet, height: ChainEpoch) -> u64 {
+        let rounds = u128::from(height.abs_diff(parent.height.0));
+        let passed = rounds * self.block_time.as_millis() / 1000;
+        parent.timestamp().saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+
+    /// What the process's own block on top of `parent` is made from. On a chain that is late its epoch begins `now`, in
+    /// seconds since 1970: the next miners have their whole time for it.
     pub fn template(
         &self,
         parent: &Tip,
         height: ChainEpoch,
+        now: u64,
         messages: Vec<SignedMessage>,
         beacon_values: Vec<BeaconEntry>,
     ) -> BlockTemplate {
@@ -98,7 +107,7 @@ impl BlockSource {
             beacon_values,
             messages,
             epoch: Epoch(height),
-            timestamp: self.timestamp(height),
+            timestamp: self.timestamp(&parent.tipset, height).max(now),
             winning_post_proof: vec![PoStProof { post_proof: 0, proof_bytes: NO_PROOF.to_vec() }],
         }
     }

@@ -29,7 +29,7 @@ impl Chain {
             OtherBeacon::No => {}
         }
         for _ in 0..length {
-            tip = self.extend(&tip, 0, Vec::new());
+            tip = self.extend(&tip, 0, 0, Vec::new());
         }
         self.set_head(tip.clone());
         Ok(tip)

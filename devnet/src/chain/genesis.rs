@@ -54,7 +54,7 @@ pub(super) fn tip(store: &Store, blocks: &BlockSource, mut tree: StateTree, base
         parent_message_receipts: receipts_root,
         messages: block::store_messages(store, &[]),
         bls_aggregate: None,
-        timestamp: blocks.timestamp(0),
+        timestamp: blocks.genesis_timestamp(),
         block_sig: None,
         fork_signaling: 0,
         parent_base_fee: base_fee.clone(),

@@ -60,7 +60,7 @@ impl Chain {
         if height <= below {
             return Err(format!("block height not greater than parent height: {height} != {below}"));
         }
-        let (got, want) = (header.timestamp, self.blocks.timestamp(height));
+        let (got, want) = (header.timestamp, self.blocks.timestamp(&parent.tipset, height));
         if got != want {
             return Err(format!("block has wrong timestamp: {got} != {want}"));
         }

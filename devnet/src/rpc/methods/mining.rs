@@ -1,7 +1,5 @@
 //! Making blocks: what an election is held with, a block from a template, and handing one in.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use curio_chain::types::{BlockMsg, BlockTemplate, SignedMessage, TipSetKey};
 use fvm_shared::address::Address;
 use serde_json::Value;
@@ -9,6 +7,7 @@ use serde_json::Value;
 use super::at;
 use crate::auth::Permission;
 use crate::chain::Refused;
+use crate::clock::unix_seconds;
 use crate::node::Node;
 use crate::rpc::fault::Fault;
 use crate::rpc::table::{Answer, Table, answer};
@@ -37,7 +36,7 @@ fn miner_create_block(node: &Node, (template,): (Option<BlockTemplate>,)) -> Ans
 
 fn sync_submit_block(node: &Node, (block,): (Option<BlockMsg>,)) -> Answer {
     let block = block.ok_or_else(|| nil_pointer("SyncSubmitBlock"))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = unix_seconds();
     node.chain().submit(&block, now)?;
     Ok(Value::Null)
 }

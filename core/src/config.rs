@@ -188,9 +188,11 @@ section! {
     pub struct Proving {
         /// Sectors read for vanilla proofs at a time; 0 is no limit.
         "ParallelCheckLimit" => parallel_check_limit: u32 = 32;
-        /// How long the vanilla proof of one sector may take before the sector counts as unreadable.
+        /// How long the vanilla proof of one sector may take before the sector counts as unreadable;
+        /// never longer than a quarter of the time until its window closes.
         "SingleCheckTimeout" => single_check_timeout: Period = Period::minutes(10);
-        /// How long the vanilla proofs of a partition may take together.
+        /// How long the vanilla proofs of a partition may take together; never longer than half of the time until its
+        /// window closes.
         "PartitionCheckTimeout" => partition_check_timeout: Period = Period::minutes(20);
         /// Do not look before the cutoff for healthy sectors whose files are nowhere, to declare them faulty.
         /// They are found when they are to be proven.

@@ -75,18 +75,22 @@ fn write_line(stdout: &mut dyn Write, message: &Message) -> std::io::Result<()> 
 fn run_caught(request: Request, progress: &mut dyn FnMut(Progress)) -> Result<Response, CallError> {
     match catch_unwind(AssertUnwindSafe(|| run(request, progress))) {
         Ok(outcome) => outcome.map_err(CallError::from),
-        Err(panic) => Err(caught_text(panic)),
+        Err(panic) => Err(caught(panic)),
     }
 }
 
-/// A panic of the library as an error.
-pub(crate) fn caught_text(panic: Box<dyn std::any::Any + Send>) -> CallError {
+fn caught(panic: Box<dyn std::any::Any + Send>) -> CallError {
+    CallError { message: caught_text(panic), retryable: true, reason: None }
+}
+
+/// What a panic of the library says.
+pub(crate) fn caught_text(panic: Box<dyn std::any::Any + Send>) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no text");
-    CallError { message: format!("the proof library panicked: {text}"), retryable: true, reason: None }
+    format!("the proof library panicked: {text}")
 }
 
 /// Runs one call in this process.

@@ -181,12 +181,15 @@ fn a_damaged_file_costs_one_sector_and_is_named() {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(path, bytes).unwrap();
     };
+    // No field elements: the library panics.
+    let all_ones: Damage = |path| fs::write(path, vec![0xff; fs::read(path).unwrap().len()]).unwrap();
     let (tree, aux) = ("cache/sc-02-data-tree-r-last.dat", "cache/p_aux");
     for (name, damage, says) in [
         ("sealed", missing, "sealed is missing; put it back from a copy"),
         ("sealed", truncated, "sealed has 8 bytes instead of 2048; put it back from a copy"),
         ("sealed", flipped, "sector f01000:1 cannot be proven"),
         ("sealed", flipped_last, "sector f01000:1 cannot be proven"),
+        ("sealed", all_ones, "sector f01000:1 cannot be proven"),
         (tree, missing, "sc-02-data-tree-r-last.dat is missing"),
         (tree, truncated, "sc-02-data-tree-r-last.dat has 8 bytes instead of 32"),
         (tree, flipped, "sector f01000:1 cannot be proven"),

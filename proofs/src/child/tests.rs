@@ -99,9 +99,9 @@ fn a_failed_call_says_why_and_whether_to_try_again() {
 fn a_panic_is_a_failed_attempt() {
     let request = Request::ClearCache { proof: PROOF, cache: "/".into() };
     let mut progress = |_| ();
-    let caught = catch_unwind(AssertUnwindSafe(|| run_caught(request, &mut progress)));
-    assert!(matches!(caught, Ok(Err(_))), "an ordinary error passes");
-    let error = caught_text(catch_unwind(|| panic!("assertion of {}", "the library")).unwrap_err());
+    let ended = catch_unwind(AssertUnwindSafe(|| run_caught(request, &mut progress)));
+    assert!(matches!(ended, Ok(Err(_))), "an ordinary error passes");
+    let error = caught(catch_unwind(|| panic!("assertion of {}", "the library")).unwrap_err());
     assert_eq!(error.message, "the proof library panicked: assertion of the library");
     assert!(error.retryable);
 }

@@ -83,10 +83,11 @@ fn one(
 ) -> Result<Vec<u8>, String> {
     let PostSector { number: _, comm_r, cache, sealed, challenges } = post;
     let made = || vanilla_post(kind, proof, sector, comm_r, cache, sealed, challenges);
-    let error = match catch_unwind(AssertUnwindSafe(|| pool.install(made))) {
-        Ok(Ok(vanilla)) => return Ok(vanilla),
-        Ok(Err(error)) => CallError::from(error),
-        Err(panic) => caught_text(panic),
-    };
-    Err(error.message)
+    let made = catch_unwind(AssertUnwindSafe(|| pool.install(made)));
+    // The library asserts on what it reads: bytes that are no field element, say.
+    let made = made.unwrap_or_else(|panic| {
+        let (sealed, cache) = (sealed.clone(), cache.clone());
+        Err(ProofError::BadReplica { sector, sealed, cache, reason: caught_text(panic) })
+    });
+    made.map_err(|error| CallError::from(error).message)
 }

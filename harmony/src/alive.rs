@@ -13,14 +13,14 @@ use crate::engine::{Core, EngineState, within};
 use crate::machine::{self, Beat, Beating, Offered};
 use crate::pick::{self, Identity};
 
-/// Heartbeats until the engine stops; registers anew after an eviction.
+/// Heartbeats until the engine has stopped; registers anew after an eviction.
 pub(crate) async fn keep_alive(core: Arc<Core>, offered: Offered) {
     let mut wait = core.timing.heartbeat;
     let mut limit = core.timing.heartbeat_limit();
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = core.stopping.cancelled() => return,
+            () = core.given_up.cancelled() => return,
         }
         let began = Instant::now();
         let identity = core.identity();

@@ -18,7 +18,7 @@ use crate::hints::Allowance;
 use crate::pick::{self, Ask, PEEK, Place, Seen, Taken};
 use crate::propose::propose;
 use crate::task::{Class, Event, Reserved, TaskId};
-use crate::work::Start;
+use crate::work::{Room, Start};
 
 /// The loop and what it remembers from look to look.
 pub(crate) struct Scheduler {
@@ -151,7 +151,7 @@ impl Scheduler {
         let ranks: Vec<(Class, u16)> = core.kinds.iter().map(|kind| (kind.spec.class, kind.spec.order)).collect();
         for index in order(&ranks, self.cycle) {
             let kind = &core.kinds[index];
-            let usable = core.usable(&load, index);
+            let usable = self.usable(&load, index);
             let cap = match decide(&usable, &self.offer(index, load.running[index]), u32::MAX) {
                 Verdict::Consider(_) if skipped.contains(&index) => continue,
                 Verdict::Consider(cap) => cap,
@@ -184,14 +184,13 @@ impl Scheduler {
 
         let mut candidates: Vec<Vec<Seen>> = asked.iter().map(|_| Vec::new()).collect();
         let mut held_back = false;
-        let mut making_room = false;
         for seen in seen {
             let place = usize::try_from(seen.ask).unwrap_or(usize::MAX);
             let Some(&kind) = asked.get(place) else { continue };
             match seen.attempt {
                 Some(attempt) => {
                     looked.accepted += 1;
-                    self.begin(kind, seen.id, attempt, seen.retries, seen.waited_s, None);
+                    self.begin(kind, seen.id, attempt, seen.retries, seen.waited_s, Room::Free);
                 }
                 None if asks[place].filtered => candidates[place].push(seen),
                 None => held_back = true,
@@ -207,8 +206,7 @@ impl Scheduler {
                 continue;
             }
             if asks[place].cap == 0 {
-                // For one kind at a time, in the order of their ranks: what one needs is not known to the others.
-                making_room = making_room || self.make_room(kind, &seen).await;
+                looked.accepted += usize::from(self.take_and_make_room(kind, &seen).await?);
                 self.places.remove(&kind);
                 continue;
             }
@@ -250,7 +248,7 @@ impl Scheduler {
         let this = &core.kinds[kind];
         let load = core.load();
         let pending = u32::try_from(seen.len()).unwrap_or(u32::MAX);
-        let wanted = match decide(&core.usable(&load, kind), &self.offer(kind, load.running[kind]), pending) {
+        let wanted = match decide(&self.usable(&load, kind), &self.offer(kind, load.running[kind]), pending) {
             Verdict::Consider(wanted) => wanted as usize,
             Verdict::Refused(refusal) => {
                 looked.blocked = true;
@@ -281,8 +279,8 @@ impl Scheduler {
         // On an error all reservations are dropped; rows that became ours all the same are found by the audit.
         let taken = core.bounded(claim).await?;
         for task in &taken {
-            let reservation = reserved.remove(&task.id);
-            self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, reservation);
+            let room = reserved.remove(&task.id).map_or(Room::Free, Room::Reserved);
+            self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, room);
         }
         let raced = reserved.len();
         drop(reserved);
@@ -292,45 +290,11 @@ impl Scheduler {
         Ok(Some(taken.len()))
     }
 
-    /// Ends other work for a deadline kind that has candidates and no room, if this machine would take one of them. Says
-    /// whether there will be room.
-    async fn make_room(&self, kind: usize, seen: &[Seen]) -> bool {
-        let core = &self.core;
-        let this = &core.kinds[kind];
-        // Machines with room were told of the task when we were. What they take costs nobody's work.
-        let waited_s = seen.iter().map(|seen| seen.waited_s).fold(0.0, f64::max);
-        let patience = core.timing.preempt_after.as_secs_f64() - waited_s;
-        if patience > 0.0 {
-            core.wake.look_at(Duration::from_secs_f64(patience));
-            return false;
-        }
-        if this.spec.filtered {
-            let offered: Vec<TaskId> = seen.iter().map(|seen| TaskId(seen.id)).collect();
-            if core.accepted(kind, &offered).await.is_none_or(|accepted| accepted.is_empty()) {
-                core.metrics.refused(this.name, Refusal::CanAccept);
-                return false;
-            }
-        }
-        let Some(ended) = core.preempt_for(kind) else { return false };
-        for (task, name, ran) in ended {
-            info!(task.name = %name, task.id = %task, "{name} makes room for {} after {ran:?} of work", this.name);
-        }
-        true
-    }
-
-    pub(crate) fn begin(
-        &self,
-        kind: usize,
-        id: i64,
-        attempt: i32,
-        failures: i32,
-        waited_s: f64,
-        reserved: Option<Reserved>,
-    ) {
+    pub(crate) fn begin(&self, kind: usize, id: i64, attempt: i32, failures: i32, waited_s: f64, room: Room) {
         let claim = self.core.claim_of(kind, id, attempt);
         self.core.metrics.started(self.core.kinds[kind].name, waited_s);
         let failures = u32::try_from(failures).unwrap_or(0);
-        self.core.begin(Start { claim, kind, failures, reserved }, &self.ends);
+        self.core.begin(Start { claim, kind, failures, room }, &self.ends);
     }
 
     /// Asks kinds that have room for ideas, each at most as often as it wants.
@@ -340,7 +304,7 @@ impl Scheduler {
         for (index, kind) in core.kinds.iter().enumerate() {
             let Some(every) = kind.triggers.idle_every else { continue };
             let fresh = self.proposed.get(&index).is_some_and(|last| last.elapsed() < every);
-            let room = decide(&core.usable(&load, index), &self.offer(index, load.running[index]), 0);
+            let room = decide(&self.usable(&load, index), &self.offer(index, load.running[index]), 0);
             if fresh || matches!(room, Verdict::Refused(_)) {
                 continue;
             }
@@ -351,6 +315,6 @@ impl Scheduler {
     }
 }
 
-fn limit(max_failures: Option<u32>) -> Option<i32> {
+pub(crate) fn limit(max_failures: Option<u32>) -> Option<i32> {
     max_failures.map(|max| i32::try_from(max).unwrap_or(i32::MAX))
 }

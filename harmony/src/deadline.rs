@@ -29,6 +29,28 @@ pub(crate) fn kept<'a>(
     }
 }
 
+/// What tasks of a kind may use: what is free, less the kept room.
+///
+/// The first task of a deadline kind uses what it needs of the kept room, too: work that has come goes before work that
+/// may come. Otherwise a machine of middle size, whose other work leaves less than the sum of all kept rooms, would leave
+/// that room empty and end or await the other work.
+pub(crate) fn usable(free: &Resources, kept: &Resources, spec: &Spec, running: u32) -> Resources {
+    let beside = free.minus(kept, 1);
+    if is_first(spec, running) && beside.fits(&spec.cost, 1).is_err() && free.fits(&spec.cost, 1).is_ok() {
+        return spec.cost;
+    }
+    beside
+}
+
+/// What must be free so that one more task of a kind may start: see [`usable`].
+pub(crate) fn need(kept: &Resources, spec: &Spec, running: u32) -> Resources {
+    if is_first(spec, running) { spec.cost } else { plus(&spec.cost, kept) }
+}
+
+fn is_first(spec: &Spec, running: u32) -> bool {
+    spec.class == Class::Deadline && running == 0
+}
+
 /// A task that runs, as far as ending it is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Occupant {
@@ -43,10 +65,10 @@ pub(crate) struct Occupant {
 }
 
 /// Which tasks to end so that `need` fits: as few as a greedy choice finds, and among equals the youngest; nobody when
-/// enough is free or about to be. None when ending all of them would not be enough.
-pub(crate) fn preempt(free: &Resources, need: &Resources, occupants: &[Occupant]) -> Option<Vec<TaskId>> {
-    let leaving = occupants.iter().filter(|occupant| occupant.leaving);
-    let mut free = leaving.fold(*free, |sum, occupant| plus(&sum, &occupant.cost));
+/// enough is free or about to be. None when ending all of them would not be enough. `occupants` is all that runs.
+pub(crate) fn preempt(capacity: &Resources, need: &Resources, occupants: &[Occupant]) -> Option<Vec<TaskId>> {
+    let staying = occupants.iter().filter(|occupant| !occupant.leaving);
+    let mut free = staying.fold(*capacity, |free, occupant| free.minus(&occupant.cost, 1));
     let mut choice: Vec<&Occupant> =
         occupants.iter().filter(|occupant| occupant.preemptible && !occupant.leaving).collect();
     // The youngest first: of several that help equally, the first is taken.
@@ -145,6 +167,31 @@ mod tests {
         assert_eq!(kept(&MACHINE, &cost, [(&window, 0), (&winning, 0)].into_iter()), expected);
     }
 
+    #[rstest]
+    #[case::beside_the_kept_room(resources(4, 48, 2000), 0, resources(3, 40, 1500))]
+    #[case::the_first_takes_what_is_there(resources(2, 36, 1000), 0, resources(2, 32, 1000))]
+    #[case::another_leaves_it(resources(2, 36, 1000), 1, resources(1, 28, 500))]
+    #[case::nothing_where_there_is_too_little(resources(2, 31, 1000), 0, resources(1, 23, 500))]
+    fn the_first_deadline_task_of_a_kind_may_use_room_that_is_kept_for_another(
+        #[case] free: Resources,
+        #[case] running: u32,
+        #[case] expected: Resources,
+    ) {
+        let window = deadline(resources(2, 32, 1000));
+        let kept = resources(1, 8, 500);
+        let usable = usable(&free, &kept, &window, running);
+        assert_eq!(usable, expected);
+        let is_enough = free.fits(&need(&kept, &window, running), 1).is_ok();
+        assert_eq!(usable.fits(&window.cost, 1).is_ok(), is_enough, "what is made free for it must do");
+    }
+
+    #[test]
+    fn other_work_never_uses_kept_room() {
+        let sealing = Spec { cost: SDR, ..Spec::default() };
+        let kept = resources(1, 8, 500);
+        assert_eq!(usable(&resources(4, 64, 0), &kept, &sealing, 0), resources(3, 56, 0));
+    }
+
     fn occupant(task: i64, cost: Resources, minutes: u64) -> Occupant {
         let age = Duration::from_secs(60 * minutes);
         Occupant { task: TaskId(task), cost, preemptible: true, leaving: false, age }
@@ -199,8 +246,23 @@ mod tests {
         #[case] occupants: Vec<Occupant>,
         #[case] expected: Option<Vec<i64>>,
     ) {
-        let victims = preempt(&free, &NEED, &occupants);
+        let victims = preempt(&with_all(&free, &occupants), &NEED, &occupants);
         assert_eq!(victims.map(|tasks| tasks.iter().map(|task| task.0).collect()), expected);
+    }
+
+    /// The capacity of a machine on which this is free beside its tasks.
+    fn with_all(free: &Resources, occupants: &[Occupant]) -> Resources {
+        occupants.iter().fold(*free, |sum, occupant| plus(&sum, &occupant.cost))
+    }
+
+    #[test]
+    fn room_that_is_being_left_is_given_away_once() {
+        let machine = resources(8, 64, 0);
+        let leaving = Occupant { leaving: true, ..occupant(1, machine, 50) };
+        let proof = |task| Occupant { preemptible: false, ..occupant(task, resources(4, 32, 0), 0) };
+        let need = resources(4, 32, 0);
+        assert_eq!(preempt(&machine, &need, &[leaving, proof(2)]), Some(Vec::new()));
+        assert_eq!(preempt(&machine, &need, &[leaving, proof(2), proof(3)]), None);
     }
 
     fn any_resources() -> impl Strategy<Value = Resources> {
@@ -225,7 +287,7 @@ mod tests {
                 .collect();
             let all = occupants.iter().filter(|o| o.leaving || o.preemptible);
             let all = all.fold(free, |sum, o| plus(&sum, &o.cost));
-            let victims = preempt(&free, &need, &occupants);
+            let victims = preempt(&with_all(&free, &occupants), &need, &occupants);
             prop_assert_eq!(victims.is_some(), all.fits(&need, 1).is_ok());
             if let Some(victims) = victims {
                 let with = |spared: Option<TaskId>| {

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use curio_core::Resources;
+use curio_core::resources::Shortage;
 use rand::Rng;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -77,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) given_up: CancellationToken,
     pub(crate) state: watch::Sender<EngineState>,
     pub(crate) slots: Mutex<Slots>,
+    /// An attempt has ended and uses nothing any more.
+    pub(crate) released: Notify,
     identity: Mutex<Identity>,
     audit: AtomicBool,
 }
@@ -149,7 +153,10 @@ pub(crate) async fn within<T>(
 /// A running engine. Dropping it without [`Engine::shutdown`] leaves its tasks to the lease.
 pub struct Engine {
     core: Arc<Core>,
+    /// What claims and listens: ends when the engine begins to stop.
     parts: JoinSet<()>,
+    /// The heartbeat: goes on until the last attempt has ended, or others would take the attempts for lost.
+    alive: JoinSet<()>,
     writer: tokio::task::JoinHandle<()>,
     ends: mpsc::Sender<Finished>,
 }
@@ -168,6 +175,7 @@ impl Engine {
             .map_err(|source| StartError::Register { name: machine.name.clone(), source: source.into() })?;
         db.shared().set_machine(identity.machine);
         info!(machine.id = identity.machine, identity.incarnation, "registered as '{}'", machine.name);
+        warn_of_misfits(&registry.kinds, &machine.resources);
         let metrics = Arc::new(Metrics::new(names, db.metrics().clone()));
         let core = Arc::new(Core {
             db,
@@ -181,6 +189,7 @@ impl Engine {
             given_up: CancellationToken::new(),
             state: watch::Sender::new(EngineState::Running),
             slots: Mutex::default(),
+            released: Notify::new(),
             identity: Mutex::new(identity),
             audit: AtomicBool::new(false),
         });
@@ -190,14 +199,14 @@ impl Engine {
             .await
             .map_err(|source| StartError::TakeBack(source.into()))?;
 
-        let mut parts = JoinSet::new();
+        let (mut parts, mut alive) = (JoinSet::new(), JoinSet::new());
         let writer = tokio::spawn(write_ends(core.clone(), received));
         parts.spawn(hints::follow_own(core.clone()));
         parts.spawn(hints::follow_others(core.clone()));
         parts.spawn(propose_followers(core.clone(), core.completions.subscribe()));
-        parts.spawn(keep_alive(core.clone(), offered));
+        alive.spawn(keep_alive(core.clone(), offered));
         parts.spawn(scheduler.run(left));
-        Ok(Engine { core, parts, writer, ends })
+        Ok(Engine { core, parts, alive, writer, ends })
     }
 
     /// Id of this machine in the database; another one after the row was removed by hand.
@@ -258,6 +267,8 @@ impl Engine {
             let _ = self.writer.await;
             return;
         }
+        // A heartbeat that is under way must not come after the sign-off.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.alive.join_next()).await;
         let identity = self.core.identity();
         if let Err(error) = self.core.bounded(machine::stop(self.core.db.engine_pool(), identity)).await {
             warn!(error = &error as &dyn Error, "failed to sign off; the lease will");
@@ -274,6 +285,19 @@ impl Engine {
             // While the database is away the queue may be full; the row is swept up at the end, or by the lease.
             let _ = tokio::time::timeout(Duration::from_millis(100), self.ends.send(end)).await;
         }
+    }
+}
+
+/// Says which kinds this machine is too small for: their tasks would wait here without a word.
+fn warn_of_misfits(kinds: &[Kind], resources: &Resources) {
+    for Kind { name, spec, .. } in kinds {
+        let Err(shortage) = resources.fits(&spec.cost, 1) else { continue };
+        let lacking = match shortage {
+            Shortage::Cpu => "cores",
+            Shortage::Ram => "memory",
+            Shortage::Gpu => "graphics devices",
+        };
+        warn!(task.name = %name, "{name} never runs here: a task of it needs more {lacking} than this machine has");
     }
 }
 

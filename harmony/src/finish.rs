@@ -216,12 +216,21 @@ async fn store_others(core: &Core, pool: &PgPool, ends: &[&Finished]) -> Result<
             FROM unnest($2::bigint[], $3::int[], $4::bool[], $5::bigint[], $6::text[], $7::text[])
                 AS f(id, attempt, counted, delay_ms, reason, error)
             WHERE t.id = f.id AND t.owner_id = $1 AND t.attempt = f.attempt
-            RETURNING t.id, t.name, t.attempt, t.posted_time, t.claimed_at, f.counted, f.error
+            RETURNING t.id, t.name, t.attempt, t.posted_time, t.claimed_at, f.counted, f.error,
+                t.failed_at IS NULL AND t.run_after <= now() AS runnable
+        ),
+        -- Work that has a deadline must not wait for the next poll of a machine that could go on with it.
+        hint AS MATERIALIZED (
+            SELECT pg_notify('curio_machine_' || m.id, 'deadline')::text AS sent FROM harmony_task_machines m
+            WHERE m.deadline_kinds && ARRAY(SELECT name::text FROM released WHERE runnable)
+                AND m.id <> $1 AND m.evicted_at IS NULL AND m.stopped_at IS NULL AND m.cordoned_at IS NULL
+                AND current_setting('curio.hints', true) = 'on'
         )
         INSERT INTO harmony_task_history (task_id, name, attempt, posted, work_start, result, counted, err,
             completed_by_machine, completed_by_host_and_port)
         SELECT id, name, attempt, posted_time, coalesce(claimed_at, now()), false, counted, error, $8, $9
         FROM released
+        WHERE (SELECT count(sent) FROM hint) >= 0
         RETURNING task_id
         "#,
         core.identity().machine,

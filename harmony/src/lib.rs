@@ -23,6 +23,7 @@ mod pick;
 mod propose;
 mod recover;
 mod registry;
+mod room;
 mod slots;
 mod task;
 pub mod tasks;

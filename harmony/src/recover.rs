@@ -8,6 +8,7 @@ use crate::db::DbError;
 use crate::decide::{Refusal, Verdict, decide};
 use crate::pick::{self, Taken};
 use crate::task::TaskId;
+use crate::work::Room;
 
 impl Scheduler {
     /// Rows that are ours in the database and not known here: claims whose answer was lost.
@@ -32,15 +33,15 @@ impl Scheduler {
             };
             let this = &core.kinds[kind];
             let load = core.load();
-            let reserved = match decide(&core.usable(&load, kind), &self.offer(kind, load.running[kind]), 1) {
-                Verdict::Consider(_) if !this.spec.filtered => Some(None),
+            let room = match decide(&self.usable(&load, kind), &self.offer(kind, load.running[kind]), 1) {
+                Verdict::Consider(_) if !this.spec.filtered => Some(Room::Free),
                 Verdict::Consider(_) => {
                     let accepted = core.accepted(kind, &[TaskId(task.id)]).await;
                     if accepted.is_none_or(|accepted| accepted.is_empty()) {
                         core.metrics.refused(this.name, Refusal::CanAccept);
                         None
                     } else {
-                        core.reserved(kind, TaskId(task.id)).await.map(Some)
+                        core.reserved(kind, TaskId(task.id)).await.map(Room::Reserved)
                     }
                 }
                 Verdict::Refused(refusal) => {
@@ -48,10 +49,10 @@ impl Scheduler {
                     None
                 }
             };
-            match reserved {
-                Some(reserved) => {
+            match room {
+                Some(room) => {
                     info!(task.name = %this.name, task.id = task.id, source, "{} goes on", this.name);
-                    self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, reserved);
+                    self.begin(kind, task.id, task.attempt, task.retries, task.waited_s, room);
                 }
                 None => refused.push((task.id, task.attempt)),
             }

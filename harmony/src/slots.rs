@@ -70,17 +70,6 @@ impl Core {
         Load { running, free, excluded }
     }
 
-    /// What tasks of a kind may use now: what is free, less what is kept for deadline work of other kinds.
-    pub(crate) fn usable(&self, load: &Load, kind: usize) -> Resources {
-        load.free.minus(&self.kept_from(load, kind), 1)
-    }
-
-    fn kept_from(&self, load: &Load, kind: usize) -> Resources {
-        let specs = self.kinds.iter().map(|kind| &kind.spec).zip(load.running.iter().copied());
-        let others = specs.enumerate().filter(|(index, _)| *index != kind).map(|(_, other)| other);
-        deadline::kept(&self.spec.resources, &self.kinds[kind].spec.cost, others)
-    }
-
     /// Attempts that run here or whose end is being stored.
     pub(crate) fn running(&self) -> Vec<Running> {
         let slots = self.slots();
@@ -135,36 +124,62 @@ impl Core {
         }
     }
 
-    /// Asks attempts to end so that a task of `kind` fits. Returns what was asked to end and for how long it had been
-    /// running; none when there is no way to make room.
-    pub(crate) fn preempt_for(&self, kind: usize) -> Option<Vec<(TaskId, TaskName, Duration)>> {
-        let this = &self.kinds[kind];
-        let load = self.load();
-        let need = deadline::plus(&this.spec.cost, &self.kept_from(&load, kind));
+    /// Whether `need` can be made free by asking attempts to end.
+    pub(crate) fn can_make_room(&self, need: &Resources) -> bool {
+        deadline::preempt(&self.spec.resources, need, &self.occupants(&self.slots())).is_some()
+    }
+
+    /// Asks attempts to end so that `need` is free for a task of `kind`, as far as that can be. Returns what was asked to
+    /// end and for how long it had been running.
+    pub(crate) fn preempt_for(&self, kind: usize, need: &Resources) -> Vec<(TaskId, TaskName, Duration)> {
         let mut slots = self.slots();
-        let occupants: Vec<Occupant> = slots
-            .running
-            .iter()
-            .map(|(task, slot)| {
-                let spec = &self.kinds[slot.kind].spec;
-                Occupant {
-                    task: *task,
-                    cost: spec.cost,
-                    preemptible: spec.preemptible && spec.class == Class::Normal,
-                    leaving: slot.cancel.is_cancelled(),
-                    age: slot.began.elapsed(),
-                }
-            })
-            .collect();
-        let victims = deadline::preempt(&load.free, &need, &occupants)?;
+        let victims = deadline::preempt(&self.spec.resources, need, &self.occupants(&slots)).unwrap_or_default();
         let mut ended = Vec::with_capacity(victims.len());
         for task in victims {
             let Some(slot) = slots.running.get_mut(&task) else { continue };
-            slot.preempted = Some(this.name);
+            slot.preempted = Some(self.kinds[kind].name);
             slot.cancel.cancel();
             ended.push((task, self.kinds[slot.kind].name, slot.began.elapsed()));
         }
-        Some(ended)
+        ended
+    }
+
+    fn occupants(&self, slots: &Slots) -> Vec<Occupant> {
+        let occupant = |(task, slot): (&TaskId, &Slot)| {
+            let spec = &self.kinds[slot.kind].spec;
+            Occupant {
+                task: *task,
+                cost: spec.cost,
+                preemptible: spec.preemptible && spec.class == Class::Normal,
+                leaving: slot.cancel.is_cancelled(),
+                age: slot.began.elapsed(),
+            }
+        };
+        slots.running.iter().map(occupant).collect()
+    }
+
+    /// Waits until all that runs here fits the machine: a task for which others were asked to end is among it before
+    /// they have. False when they take longer than `limit`.
+    pub(crate) async fn until_room(&self, limit: Duration) -> bool {
+        let fits = async {
+            loop {
+                let mut released = std::pin::pin!(self.released.notified());
+                // From here on a release is noticed, also one that comes before the wait.
+                released.as_mut().enable();
+                if self.all_fit() {
+                    return;
+                }
+                released.await;
+            }
+        };
+        tokio::time::timeout(limit, fits).await.is_ok()
+    }
+
+    fn all_fit(&self) -> bool {
+        let slots = self.slots();
+        let costs = slots.running.values().map(|slot| &self.kinds[slot.kind].spec.cost);
+        let used = costs.fold(Resources::default(), |sum, cost| deadline::plus(&sum, cost));
+        self.spec.resources.fits(&used, 1).is_ok()
     }
 
     /// Who asked an attempt to end, if anybody did.
@@ -198,6 +213,7 @@ impl Core {
             self.metrics.running(name, u32::try_from(left).unwrap_or(u32::MAX));
         }
         drop(slots);
+        self.released.notify_waiters();
         self.wake.look_soon();
     }
 }

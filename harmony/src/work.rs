@@ -1,6 +1,7 @@
 //! One attempt, from the claim to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use curio_core::Failure;
 use rand::Rng;
@@ -21,20 +22,39 @@ pub(crate) struct Start {
     pub(crate) kind: usize,
     /// Failed attempts before this one.
     pub(crate) failures: u32,
-    /// What was reserved before the claim; absent when that is still to be done.
-    pub(crate) reserved: Option<Reserved>,
+    pub(crate) room: Room,
 }
+
+/// The room of an attempt that is about to start.
+pub(crate) enum Room {
+    /// Cores, memory and devices are free; what else the task needs is still to be reserved.
+    Free,
+    /// All of it was reserved before the claim.
+    Reserved(Reserved),
+    /// Other work was asked to leave it.
+    Awaited,
+}
+
+/// How long other work may take to leave. It bears being ended, so that it takes a moment.
+const LEAVING: Duration = Duration::from_secs(10);
 
 /// Runs the attempt and hands its end to the writer.
 pub(crate) async fn work(core: Arc<Core>, start: Start, ends: mpsc::Sender<Finished>) {
-    let Start { claim, kind, failures, reserved } = start;
+    let Start { claim, kind, failures, room } = start;
     let this = &core.kinds[kind];
     let span = info_span!("task.run", task.name = %this.name, task.id = %claim.task, attempt = claim.attempt);
     let began = Instant::now();
     let attempt = async {
-        let reserved = match reserved {
-            Some(reserved) => reserved,
-            None => this.task.reserve(claim.task).await?,
+        if matches!(room, Room::Awaited) {
+            match claim.cancelled.run_until_cancelled(core.until_room(LEAVING)).await {
+                Some(true) => {}
+                Some(false) => return Ok(Ended::NoRoom(format!("other work did not end within {LEAVING:?}"))),
+                None => return Err(Failure::Stopping),
+            }
+        }
+        let reserved = match room {
+            Room::Reserved(reserved) => reserved,
+            Room::Free | Room::Awaited => this.task.reserve(claim.task).await?,
         };
         // Held until the attempt has ended, whatever way it ends.
         let held = match reserved {
@@ -53,7 +73,7 @@ pub(crate) async fn work(core: Arc<Core>, start: Start, ends: mpsc::Sender<Finis
         Ok(Ended::NoRoom(why)) => {
             core.metrics.refused(this.name, Refusal::Storage);
             core.cool_down(claim.task);
-            let delay = std::time::Duration::ZERO;
+            let delay = Duration::ZERO;
             Aftermath::Again { counted: false, delay, error: format!("no room: {why}"), outcome: "refused" }
         }
         Err(failure) => judge(&core, kind, Err(failure), failures, &claim),

@@ -9,12 +9,12 @@ use curio_core::resources::GIB;
 use curio_core::{Failure, Resources};
 use curio_harmony::testing::TestDb;
 use curio_harmony::{
-    Claim, Completion, Db, Engine, Event, MachineSpec, Registry, Reserved, Spec, Task, TaskId, TaskName, Timing,
-    Triggers, Tx, TxError, tasks,
+    Backoff, Claim, Class, Completion, Db, Engine, Event, MachineSpec, Refusal, Registry, Reserved, Spec, Task, TaskId,
+    TaskName, Timing, Triggers, Tx, TxError, tasks,
 };
 use futures::future::BoxFuture;
 use sqlx::types::chrono::Utc;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 /// Bound of every wait. Reached only when something is broken.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -165,6 +165,74 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("{what}: not within {LONG:?}"),
     }
+}
+
+/// Starts of attempts, in their order.
+pub type Starts = mpsc::UnboundedReceiver<(TaskId, u32)>;
+
+/// A kind that tells every start and goes on until it is cancelled.
+pub fn endless<const K: usize>(spec: Spec) -> (Probe<K>, Starts) {
+    let (started, starts) = mpsc::unbounded_channel();
+    let probe = Probe::new(spec, move |claim: Claim| {
+        let started = started.clone();
+        async move {
+            // The test may have heard enough.
+            let _ = started.send((claim.task(), claim.attempt()));
+            claim.cancelled().cancelled().await;
+            Err(Failure::Stopping)
+        }
+    });
+    (probe, starts)
+}
+
+/// A kind that tells every start and is done at once.
+pub fn brief<const K: usize>(spec: Spec) -> (Probe<K>, Starts) {
+    let (started, starts) = mpsc::unbounded_channel();
+    let probe = Probe::new(spec, move |claim: Claim| {
+        let _ = started.send((claim.task(), claim.attempt()));
+        async { Ok(()) }
+    });
+    (probe, starts)
+}
+
+/// Work of so many of a machine's eight cores.
+pub fn cores(cpu: u32) -> Spec {
+    Spec { cost: Resources { cpu, ram_bytes: 0, gpu_milli: 0 }, backoff: Backoff::NONE, ..Spec::default() }
+}
+
+/// The same with a deadline.
+pub fn urgent(cpu: u32) -> Spec {
+    Spec { class: Class::Deadline, ..cores(cpu) }
+}
+
+/// Work that may be ended for work with a deadline.
+pub fn preemptible(cpu: u32) -> Spec {
+    Spec { preemptible: true, ..cores(cpu) }
+}
+
+/// The next start.
+pub async fn started(starts: &mut Starts) -> (TaskId, u32) {
+    within("a task starts", starts.recv()).await.expect("the machine runs")
+}
+
+/// Waits until a machine has refused a kind for this reason.
+pub async fn until_refused(engine: &Engine, kind: TaskName, reason: Refusal) {
+    within("the kind is refused", async {
+        while engine.metrics().refusals(kind).iter().all(|(refusal, _)| *refusal != reason) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Waits until a machine hears hints.
+pub async fn until_listening(engine: &Engine) {
+    within("the machine listens", async {
+        while !engine.metrics().encode().contains("curio_engine_listening 1") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// The next end of an attempt.

@@ -23,6 +23,13 @@ pub struct Options {
     told: Vec<String>,
 }
 
+impl Options {
+    /// Without the word that parts them from our own.
+    fn told(&self) -> impl Iterator<Item = &String> {
+        self.told.iter().filter(|word| *word != "--")
+    }
+}
+
 /// On two cores, sectors of 2 KiB.
 const WANTED: [(&str, Bound); 4] = [
     ("claim_after_challenge_p99_s", Bound::AtMost(2.0)),
@@ -43,8 +50,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let (program, curio) = (find("bench_post")?, find("curio")?);
     if options.simulate {
-        let told = options.told.iter().filter(|word| *word != "--");
-        return process::run("the planner", Program::new(program).arg("simulate").args(told));
+        return process::run("the planner", Program::new(program).arg("simulate").args(options.told()));
     }
     let installation = Installation::find_or_install()?;
     suite::fetch_parameters(&curio)?;
@@ -52,4 +58,46 @@ pub fn run(options: &Options) -> Result<()> {
     bench.arg("measure").arg("--curio").arg(&curio).env("FIL_PROOFS_PARAMETER_CACHE", places::parameters()?);
     let measured = measured(&installation, Durability::Full, bench, options.json.as_deref())?;
     verdict(&missed(&WANTED, &measured))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn read(words: &[&str]) -> Result<Options, clap::Error> {
+        Line::try_parse_from(std::iter::once(&"post").chain(words)).map(|line| line.options)
+    }
+
+    #[test]
+    fn the_planner_is_told_what_stands_after_simulate() {
+        let cases: [(&[&str], &[&str]); 5] = [
+            (&["--simulate"], &[]),
+            (&["--simulate", "--pib", "10", "--runners", "2,4"], &["--pib", "10", "--runners", "2,4"]),
+            (&["--simulate", "--pib=10"], &["--pib=10"]),
+            (&["--simulate", "--", "--help"], &["--help"]),
+            (&["--simulate", "--pib", "10", "--", "--help"], &["--pib", "10", "--help"]),
+        ];
+        for (words, expected) in cases {
+            let options = read(words).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+            assert!(options.simulate && options.json.is_none(), "{words:?}");
+            assert_eq!(options.told().collect::<Vec<_>>(), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_measurement_is_told_where_to_keep_its_numbers_and_nothing_else() {
+        let options = read(&["--json", "numbers.json"]).expect("the line is right");
+        assert_eq!((options.json, options.simulate), (Some(PathBuf::from("numbers.json")), false));
+        for words in [&["--pib", "10"][..], &["--json", "numbers.json", "--simulate"]] {
+            assert!(read(words).is_err(), "{words:?}");
+        }
+    }
 }

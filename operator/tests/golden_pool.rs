@@ -82,6 +82,17 @@ fn snark_with_its_gpu() {
 }
 
 #[test]
+fn post_with_its_gpu_and_no_sectors() {
+    let spec = "
+  profile: post
+  replicas: 2
+  resources: {requests: {cpu: '4', memory: 32Gi}}
+  parameters: {template: {size: 120Gi}}
+";
+    insta::assert_snapshot!("post", slot_of(&valid(CLUSTER, spec)));
+}
+
+#[test]
 fn storage_on_a_shared_claim() {
     let spec = "
   profile: storage

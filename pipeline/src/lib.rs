@@ -1,5 +1,5 @@
 //! The rows of the sealing pipeline, for the runner that works on them and the operator that shows them: the stages,
-//! where sectors stand, requests for new ones, and what people decide about them. Knows no chain node and no proof.
+//! where sectors stand, requests for new ones, which windows are due, and what people decide about them. Knows no chain node and no proof.
 
 pub mod act;
 pub mod insert;
@@ -13,3 +13,4 @@ pub mod sector_file;
 pub mod stage;
 pub mod status;
 pub mod view;
+pub mod windows;

@@ -27,6 +27,8 @@ pub(crate) struct Row {
     pub(crate) sealed_cid: Option<String>,
     pub(crate) precommit_cid: Option<String>,
     pub(crate) commit_cid: Option<String>,
+    pub(crate) deadline: Option<i64>,
+    pub(crate) partition: Option<i64>,
     pub(crate) reseals: i64,
     pub(crate) failed: bool,
     pub(crate) failed_at: Option<DateTime<Utc>>,
@@ -63,6 +65,7 @@ pub(crate) async fn read(db: &Db, which: Which) -> Result<Vec<Row>, DbError> {
         r#"SELECT p.sp_id, p.sector_number, p.create_time, p.ended_at, p.request_uid, p.reg_seal_proof, p.ticket_epoch, p.seed_epoch,
                   p.tree_d_cid, p.tree_r_cid,
                   coalesce(p.precommit_msg_cid, ps.signed_cid) AS precommit_cid, coalesce(p.commit_msg_cid, cs.signed_cid) AS commit_cid,
+                  s.deadline AS "deadline?", s.partition AS "partition?",
                   p.ticket_generation, p.failed, p.failed_at, p.failed_reason, p.failed_reason_msg,
                   p.after_sdr, p.after_tree_d, p.after_tree_c, p.after_tree_r, p.after_precommit_msg, p.after_precommit_msg_success,
                   p.after_porep, p.after_finalize, p.after_move_storage, p.after_commit_msg, p.after_commit_msg_success,
@@ -71,6 +74,7 @@ pub(crate) async fn read(db: &Db, which: Which) -> Result<Vec<Row>, DbError> {
            FROM sectors_sdr_pipeline p
            LEFT JOIN message_sends ps ON ps.send_id = p.precommit_send_id
            LEFT JOIN message_sends cs ON cs.send_id = p.commit_send_id
+           LEFT JOIN sectors_meta s ON s.sp_id = p.sp_id AND s.sector_num = p.sector_number
            WHERE ($1::bigint IS NULL OR p.sp_id = $1) AND ($2::bigint IS NULL OR p.sector_number = $2)
              AND ($3::float8 IS NULL OR p.ended_at IS NULL OR p.ended_at > now() - make_interval(secs => $3))
            ORDER BY p.sp_id, p.sector_number"#,
@@ -106,6 +110,8 @@ pub(crate) async fn read(db: &Db, which: Which) -> Result<Vec<Row>, DbError> {
         sealed_cid: row.tree_r_cid,
         precommit_cid: row.precommit_cid,
         commit_cid: row.commit_cid,
+        deadline: row.deadline,
+        partition: row.partition,
         reseals: row.ticket_generation,
         failed: row.failed,
         failed_at: row.failed_at,

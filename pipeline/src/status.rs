@@ -41,6 +41,9 @@ pub struct SectorStatus {
     pub sealed_cid: Option<String>,
     pub precommit_cid: Option<String>,
     pub commit_cid: Option<String>,
+    /// Deadline and partition in which the chain wants it proven, from the landing of the commit on.
+    pub deadline: Option<i64>,
+    pub partition: Option<i64>,
     /// How often it was sealed anew with another ticket.
     pub reseals: i64,
     pub failed_at: Option<DateTime<Utc>>,
@@ -171,6 +174,8 @@ impl From<Row> for SectorStatus {
             sealed_cid: row.sealed_cid,
             precommit_cid: row.precommit_cid,
             commit_cid: row.commit_cid,
+            deadline: row.deadline,
+            partition: row.partition,
             reseals: row.reseals,
             failed_at: row.failed_at,
             failed_reason: row.failed_reason,

@@ -32,6 +32,9 @@ pub struct SectorView {
     pub sealed_cid: Option<String>,
     pub precommit_cid: Option<String>,
     pub commit_cid: Option<String>,
+    /// Deadline and partition in which the chain wants it proven, from the landing of the commit on.
+    pub deadline: Option<i64>,
+    pub partition: Option<i64>,
     /// The pre-commit was executed with exit code 0.
     pub precommitted: bool,
     /// The commit was executed with exit code 0.
@@ -103,6 +106,8 @@ fn view(row: Row, open: Vec<OpenTask>, attempts: i32) -> SectorView {
         sealed_cid: row.sealed_cid,
         precommit_cid: row.precommit_cid,
         commit_cid: row.commit_cid,
+        deadline: row.deadline,
+        partition: row.partition,
         precommitted: row.done.has(Step::PreCommitLanded),
         committed: row.done.has(Step::CommitLanded),
         failed_reason: row.failed_reason,

@@ -10,7 +10,7 @@ use curio_harmony::Db;
 use curio_harmony::tasks::TaskState;
 use curio_pipeline::kind;
 use curio_pipeline::pinned::{self, Pinned};
-use curio_pipeline::status::SectorState;
+use curio_pipeline::status::{self, SectorState};
 use curio_pipeline::view::{self, SectorView, TaskView};
 use support::*;
 
@@ -95,6 +95,30 @@ async fn a_sector_that_ended_is_shown_for_a_while_and_a_failed_one_for_ever() {
     assert_eq!(views[1].failed_message.as_deref(), Some("SDR gave up"));
     assert_eq!(views[2].request_uid.as_deref(), Some("a"));
     assert_eq!(views[2].sector, SectorRef::new(SP, 3));
+}
+
+#[tokio::test]
+async fn the_deadline_and_partition_of_a_sector_are_shown_once_the_chain_has_placed_it() {
+    let (_test, db) = with_sectors(1).await;
+    sql(
+        &db,
+        &format!(
+            "INSERT INTO sectors_meta (sp_id, sector_num, reg_seal_proof, ticket_epoch, ticket_value, orig_sealed_cid, orig_unsealed_cid,
+                                       cur_sealed_cid, cur_unsealed_cid, seed_epoch, is_cc)
+             VALUES ({}, 0, 5, 1, '\\x00', 'r', 'd', 'r', 'd', 2, TRUE)",
+            SP.0
+        ),
+    )
+    .await;
+    let view = sectors(&db).await.remove(0);
+    assert_eq!((view.deadline, view.partition), (None, None), "the commit is sent, and has not landed");
+
+    sql(&db, "UPDATE sectors_meta SET deadline = 17, partition = 2").await;
+
+    let view = sectors(&db).await.remove(0);
+    assert_eq!((view.deadline, view.partition), (Some(17), Some(2)));
+    let status = status::sector(&db, SECTOR).await.expect("the database answers").expect("it is in the pipeline");
+    assert_eq!((status.sector.deadline, status.sector.partition), (Some(17), Some(2)));
 }
 
 async fn pinned(db: &Db) -> BTreeMap<String, Pinned> {

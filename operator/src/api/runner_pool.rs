@@ -174,7 +174,8 @@ pub enum Profile {
     Sealing,
     /// PoRep, with one `nvidia.com/gpu`.
     Snark,
-    /// WindowPost and WinningPost: proofs against deadlines, beside nothing that could be in their way.
+    /// WindowPost and WinningPost, with one `nvidia.com/gpu`: proofs against deadlines, beside nothing that could be in
+    /// their way.
     Post,
     /// MoveStorage.
     Storage,
@@ -250,7 +251,8 @@ impl TaskGroup {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("self.min <= self.max", "autoscaling.min must not be above autoscaling.max"))]
 pub struct Autoscaling {
-    /// Fewest runners; 0 lets the pool go away while nothing is to do.
+    /// Fewest runners; 0 lets the pool go away while nothing is to do. A pool with WindowPost or WinningPost keeps one all
+    /// the same, which watches for deadlines.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub min: i32,

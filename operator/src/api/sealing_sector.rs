@@ -32,6 +32,8 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "PreCommit", type_ = "string", json_path = ".status.precommitCid", priority = 1),
     printcolumn(name = "Commit", type_ = "string", json_path = ".status.commitCid", priority = 1),
+    printcolumn(name = "Deadline", type_ = "integer", json_path = ".status.deadline", priority = 1),
+    printcolumn(name = "Partition", type_ = "integer", json_path = ".status.partition", priority = 1),
     printcolumn(name = "LastError", type_ = "string", json_path = ".status.lastError", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -169,6 +171,12 @@ pub struct SealingSectorStatus {
     /// Message that proved the sector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_cid: Option<String>,
+    /// Deadline in which the sector is proven once in each proving period, as the chain placed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<i64>,
+    /// Partition of that deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<i64>,
     /// Whether the sector needs a person.
     #[serde(default)]
     pub failed: bool,

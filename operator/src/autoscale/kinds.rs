@@ -24,7 +24,7 @@ const SDR_COST: Resources = Resources { cpu: 4, ram_bytes: 65 * GIB, gpu_milli: 
 const TREE_COST: Resources = Resources { cpu: 1, ram_bytes: 8 * GIB, gpu_milli: 1000 };
 const SNARK_COST: Resources = Resources { cpu: 1, ram_bytes: 128 * GIB, gpu_milli: 1000 };
 const WINDOW_POST_COST: Resources = Resources { cpu: 1, ram_bytes: 25 * GIB, gpu_milli: 1000 };
-const WINNING_POST_COST: Resources = Resources { cpu: 1, ram_bytes: GIB, gpu_milli: 1000 };
+const WINNING_POST_COST: Resources = Resources { cpu: 1, ram_bytes: 2 * GIB, gpu_milli: 0 };
 const MOVE_COST: Resources = Resources { cpu: 1, ram_bytes: GIB / 8, gpu_milli: 0 };
 
 /// The kinds that a runner with this configuration does.

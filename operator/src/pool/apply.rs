@@ -11,7 +11,7 @@ use serde_json::json;
 use tracing::info;
 
 use super::claims::claims;
-use super::desired::{Desired, goal, proofs_due};
+use super::desired::{Desired, goal, needed};
 use super::layer::Configuration;
 use super::observe::Observed;
 use super::plan::{Plan, plan};
@@ -219,8 +219,8 @@ async fn remove(
     let Some(db) = observed.standing.db().filter(|_| !planned.delete.is_empty()) else { return Ok(()) };
     let newest = Work::look(db).await.map_err(CarryOutError::Recheck)?;
     let now = slots(&valid.name, &observed.pods, Some(&newest), desired.hash.as_deref());
-    let due = proofs_due(valid, &newest);
-    let Some(again) = goal(wish, desired.runners, due, observed.now).map(|goal| plan(&now, &goal)) else {
+    let needed = needed(valid, &newest);
+    let Some(again) = goal(wish, desired.runners, needed, observed.now).map(|goal| plan(&now, &goal)) else {
         return Ok(());
     };
     for number in planned.delete.iter().filter(|number| again.delete.contains(number)) {

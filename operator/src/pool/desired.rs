@@ -4,14 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curio_harmony::TaskName;
-use curio_harmony::tasks::KindLoad;
-use curio_pipeline::kind;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::observe::Observed;
-use super::plan::{Goal, Plan, plan};
+use super::plan::{Goal, Needed, Plan, plan};
 use super::pod;
 use super::slot::{Slot, slots};
 use super::validate::{Judged, ValidPool, Wish};
@@ -50,15 +47,15 @@ pub fn desired(observed: &Observed, judged: &Judged, memory: Memory) -> Desired 
     let work = work(observed, valid, &slots);
     let autoscaling = observed.pool.spec.autoscaling.as_ref();
     let (decision, memory) =
-        autoscale::decide(work.as_ref().map_err(|blind| *blind), bounds(autoscaling), memory, observed.now);
+        autoscale::decide(work.as_ref().map_err(|blind| *blind), bounds(autoscaling, valid), memory, observed.now);
     let runners = match (judged.wish, autoscaling) {
         (Wish::Hibernate, _) => 0,
         (Wish::Run { .. } | Wish::Pause, Some(_)) => decision.desired,
         (Wish::Run { .. } | Wish::Pause, None) => u32::try_from(observed.pool.spec.replicas).unwrap_or(0),
     };
     let may_act = judged.cluster.is_ok() && valid.is_some() && observed.work.is_some();
-    let due = observed.work.as_deref().is_some_and(|work| valid.is_some_and(|pool| proofs_due(pool, work)));
-    let plan = goal(judged.wish, runners, due, observed.now).filter(|_| may_act).map(|goal| plan(&slots, &goal));
+    let needed = valid.zip(observed.work.as_deref()).map_or(Needed::Nobody, |(pool, work)| needed(pool, work));
+    let plan = goal(judged.wish, runners, needed, observed.now).filter(|_| may_act).map(|goal| plan(&slots, &goal));
     Desired { slots, decision, runners, hash, plan, memory }
 }
 
@@ -71,30 +68,34 @@ fn work(observed: &Observed, valid: Option<&ValidPool>, slots: &[Slot]) -> Resul
 }
 
 /// What the plan of a pool aims at; none when nothing is to be changed.
-pub fn goal(wish: Wish, runners: u32, proofs_due: bool, now: Timestamp) -> Option<Goal> {
+pub fn goal(wish: Wish, runners: u32, needed: Needed, now: Timestamp) -> Option<Goal> {
     match wish {
         Wish::Pause => None,
-        Wish::Hibernate => Some(Goal { runners, hibernate: true, replace: false, proofs_due, now }),
-        Wish::Run { replace } => Some(Goal { runners, hibernate: false, replace, proofs_due, now }),
+        Wish::Hibernate => Some(Goal { runners, hibernate: true, replace: false, needed, now }),
+        Wish::Run { replace } => Some(Goal { runners, hibernate: false, replace, needed, now }),
     }
 }
 
-/// Whether a proof for an open deadline is still to be made or sent, which runners of this pool do.
-pub fn proofs_due(pool: &ValidPool, work: &Work) -> bool {
-    const KINDS: [TaskName; 3] = [kind::WD_POST, kind::WD_POST_SUBMIT, kind::SEND_POST];
-    let is_open = |load: &KindLoad| {
-        KINDS.iter().any(|kind| kind.as_str() == load.kind) && load.waiting + load.running + load.backing_off > 0
-    };
-    pool.configuration.effective.config.subsystems.enable_window_post && work.queue.iter().any(is_open)
+/// Whom the proofs that the chain still lacks need of this pool. The queue would not tell: between the proof and the opening of
+/// its window there is no task.
+pub fn needed(pool: &ValidPool, work: &Work) -> Needed {
+    match (work.proofs_due, pool.configuration.effective.config.subsystems.enable_window_post) {
+        (0, _) => Needed::Nobody,
+        (_, false) => Needed::Holders,
+        (_, true) => Needed::Everyone,
+    }
 }
 
 /// Without `autoscaling` the number is only told, and the work alone decides it.
-fn bounds(autoscaling: Option<&Autoscaling>) -> Bounds {
+fn bounds(autoscaling: Option<&Autoscaling>, valid: Option<&ValidPool>) -> Bounds {
+    // Windows and elections come to the notice of runners that follow the chain for them, and of nobody else: a pool
+    // without any would wait for work that only it can find.
+    let least = u32::from(valid.is_some_and(|pool| pool.configuration.effective.config.subsystems.proves()));
     let Some(Autoscaling { min, max, idle_seconds }) = autoscaling else {
-        return Bounds { min: 0, max: MOST, idle: Duration::ZERO };
+        return Bounds { min: least, max: MOST, idle: Duration::ZERO };
     };
     Bounds {
-        min: u32::try_from(*min).unwrap_or(0),
+        min: u32::try_from(*min).unwrap_or(0).max(least),
         max: u32::try_from(*max).unwrap_or(0),
         idle: Duration::from_secs(u64::try_from(*idle_seconds).unwrap_or(0)),
     }
@@ -149,10 +150,15 @@ fn provides_for_requests(pool: &RunnerPool, siblings: &[Arc<RunnerPool>]) -> boo
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use rstest::rstest;
     use serde_json::{Value, json};
 
+    use super::super::validate::judge;
     use super::*;
+    use crate::api::CurioCluster;
+    use crate::databases::Standing;
 
     fn pool(name: &str, spec: Value) -> RunnerPool {
         let mut spec = spec;
@@ -166,6 +172,36 @@ mod tests {
 
     fn scaled(profile: &str, min: i32) -> Value {
         json!({"profile": profile, "autoscaling": {"min": min, "max": 2}})
+    }
+
+    fn valid(spec: Value) -> ValidPool {
+        let cluster: CurioCluster = serde_json::from_value(json!({
+            "apiVersion": "curio.filecoin.io/v1alpha1", "kind": "CurioCluster",
+            "metadata": {"name": "curio", "namespace": "ns", "uid": "c"},
+            "spec": {"database": {"urlSecret": {"name": "db"}}, "chain": {"apiSecrets": [{"name": "lotus"}]}},
+        }))
+        .expect("a cluster");
+        let judged = judge(&pool("p", spec), Some(&cluster), &Standing::Unknown, Some("runner:1"));
+        judged.pool.expect("there is a cluster").expect("its configuration is right")
+    }
+
+    /// With none, nobody would follow the chain, and no window would ever come into the queue that asks for runners.
+    #[rstest]
+    #[case::proves("post", 0, 1)]
+    #[case::more_are_asked_for("post", 2, 2)]
+    #[case::does_not_prove("snark", 0, 0)]
+    fn a_pool_that_proves_over_time_keeps_a_runner(#[case] profile: &str, #[case] min: i32, #[case] expected: u32) {
+        let pool = valid(scaled(profile, min));
+        assert_eq!(bounds(pool.spec.autoscaling.as_ref(), Some(&pool)).min, expected);
+    }
+
+    #[rstest]
+    #[case::they_prove("post", 1, Needed::Everyone)]
+    #[case::nothing_is_due("post", 0, Needed::Nobody)]
+    #[case::others_prove_what_they_hold("sealing", 1, Needed::Holders)]
+    fn who_stays_while_the_chain_lacks_a_proof(#[case] profile: &str, #[case] due: u64, #[case] expected: Needed) {
+        let work = Work { machines: BTreeMap::new(), queue: Vec::new(), requests: 0, proofs_due: due };
+        assert_eq!(needed(&valid(json!({"profile": profile})), &work), expected);
     }
 
     #[rstest]

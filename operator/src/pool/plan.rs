@@ -1,9 +1,10 @@
 //! What to do with which slot: a pure function from what is there and what is wanted.
 //!
-//! It keeps three promises. A runner that has work, or holds data that nobody else has, never leaves because there are
-//! too many; in hibernation that data rests on its claims, and only work keeps a runner. At most one runner is on its
-//! way out at a time. And a runner that goes has been told to take nothing new, and was idle after that: the cordon
-//! comes first, then a look, then the deletion.
+//! It keeps four promises. A runner that has work, or holds data that nobody else has, never leaves because there are
+//! too many; in hibernation that data rests on its claims, and only work keeps a runner. Whom the proofs of an
+//! open deadline need stays until the chain has them. At most one runner is on its way out at a time. And a runner that
+//! goes has been told to take nothing new, and was idle after that: the cordon comes first, then a look, then the
+//! deletion.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,10 +28,29 @@ pub struct Goal {
     pub hibernate: bool,
     /// Whether idle runners of an older template are replaced.
     pub replace: bool,
-    /// Whether proofs for an open deadline are still to be made or sent by runners of this pool: until they are, a
-    /// runner that works stays, idle or not, since it may be needed for them at any moment.
-    pub proofs_due: bool,
+    pub needed: Needed,
     pub now: Timestamp,
+}
+
+/// Whom the proofs of an open deadline need at any moment: those stay, idle or not, as long as they work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needed {
+    /// The chain lacks no proof.
+    Nobody,
+    /// Whoever alone holds finished sectors: a sector that gives no vanilla proof meanwhile is declared faulty.
+    Holders,
+    /// All runners of the pool, because they make and send the proofs.
+    Everyone,
+}
+
+impl Needed {
+    fn includes(self, slot: &Slot) -> bool {
+        match self {
+            Needed::Nobody => false,
+            Needed::Holders => slot.pinned.only_copies > 0,
+            Needed::Everyone => true,
+        }
+    }
 }
 
 /// What to do now. The next look finds out what became of it.
@@ -155,7 +175,7 @@ fn victim(slots: &[Slot], goal: &Goal) -> Option<Leaving> {
     let live: Vec<&Slot> = slots.iter().filter(|slot| slot.live().is_some()).collect();
     if live.len() > goal.runners as usize {
         let free = live.iter().filter(|slot| {
-            !slot.is_busy() && (goal.hibernate || !slot.is_pinned()) && (!goal.proofs_due || is_broken(slot))
+            !slot.is_busy() && (goal.hibernate || !slot.is_pinned()) && (!goal.needed.includes(slot) || is_broken(slot))
         });
         return free.max_by_key(|slot| eagerness(slot)).map(|slot| leaving(&slot, Why::TooMany));
     }
@@ -166,13 +186,11 @@ fn victim(slots: &[Slot], goal: &Goal) -> Option<Leaving> {
     if let Some(broken) = outdated().filter(|slot| is_broken(slot)).max_by_key(|slot| eagerness(slot)) {
         return Some(leaving(&broken, Why::Outdated));
     }
-    if goal.proofs_due {
-        return None;
-    }
     // The last one that was replaced first has to show that it works. Pinned data is no obstacle: it lies on
     // claims, and the slot comes back to them.
     let settled = live.iter().all(|slot| slot.live().is_some_and(|pod| pod.ready || !pod.updated));
-    let idle = outdated().filter(|slot| settled && !slot.is_busy()).max_by_key(|slot| eagerness(slot));
+    let free = outdated().filter(|slot| settled && !slot.is_busy() && !goal.needed.includes(slot));
+    let idle = free.max_by_key(|slot| eagerness(slot));
     idle.map(|slot| leaving(&slot, Why::Outdated))
 }
 
@@ -195,8 +213,8 @@ fn is_stuck(pod: &SlotPod, now: Timestamp) -> bool {
         .is_some_and(|ends_at| Duration::try_from(now.duration_since(ends_at)).is_ok_and(|late| late > STUCK_AFTER))
 }
 
-/// Until when a runner stays whose pool has a deadline before it.
-const DUE: &str = "until the proofs of the open deadline are sent";
+/// Until when those stay whom an open deadline needs.
+const DUE: &str = "until the chain has the proofs of the open deadline";
 
 /// Says why those stay that should not be there, or not be as they are.
 fn explain(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
@@ -207,7 +225,7 @@ fn explain(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
         let reason = match (slot.is_busy(), slot.is_pinned()) {
             (true, _) => format!("until {} ends", kinds(slot)),
             (false, true) if !goal.hibernate => format!("because {}", holdings(slot)),
-            (false, true | false) if goal.proofs_due => DUE.to_owned(),
+            (false, true | false) if goal.needed.includes(slot) => DUE.to_owned(),
             (false, true | false) => "until it is its turn".to_owned(),
         };
         let sentence = if surplus > 0 {
@@ -215,7 +233,7 @@ fn explain(slots: &[Slot], goal: &Goal, plan: &mut Plan) {
             format!("is one more than there are to be and stays {reason}")
         } else if outdated && goal.replace && slot.is_busy() {
             format!("was made from an older template and stays {reason}")
-        } else if outdated && goal.replace && goal.proofs_due {
+        } else if outdated && goal.replace && goal.needed.includes(slot) {
             format!("was made from an older template and stays {DUE}")
         } else if outdated && goal.replace {
             "was made from an older template and is replaced when it is its turn".to_owned()

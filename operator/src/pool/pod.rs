@@ -257,8 +257,10 @@ fn mount(name: &str, path: &str) -> VolumeMount {
 
 /// The GPU of each runner of a pool, if it has one.
 pub fn gpu(pool: &ValidPool) -> Option<Gpu> {
-    let of_profile =
-        || (pool.spec.profile == Profile::Snark).then(|| Gpu { resource: "nvidia.com/gpu".to_owned(), count: 1 });
+    let of_profile = || match pool.spec.profile {
+        Profile::Snark | Profile::Post => Some(Gpu { resource: "nvidia.com/gpu".to_owned(), count: 1 }),
+        Profile::Sealing | Profile::Storage | Profile::Custom => None,
+    };
     pool.spec.gpu.clone().or_else(of_profile).filter(|gpu| gpu.count > 0)
 }
 

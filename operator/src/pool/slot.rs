@@ -303,7 +303,8 @@ mod tests {
     fn work(instance: &str, gone: bool) -> Work {
         let machine =
             Machine { instance: instance.to_owned(), gone, tasks: vec!["SDR".to_owned()], ..Machine::default() };
-        Work { machines: BTreeMap::from([("snark-0".to_owned(), machine)]), queue: Vec::new(), requests: 0 }
+        let machines = BTreeMap::from([("snark-0".to_owned(), machine)]);
+        Work { machines, queue: Vec::new(), requests: 0, proofs_due: 0 }
     }
 
     #[rstest]

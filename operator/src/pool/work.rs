@@ -13,7 +13,7 @@ use curio_harmony::machines::{self, MachineRow, MachineState};
 use curio_harmony::tasks::{self, KindLoad};
 use curio_harmony::{Db, DbError};
 use curio_pipeline::pinned::{self, Pinned};
-use curio_pipeline::request;
+use curio_pipeline::{request, windows};
 use futures::stream::{self, StreamExt};
 use futures::{FutureExt, Stream};
 use tokio::sync::broadcast;
@@ -42,6 +42,8 @@ pub struct Work {
     pub queue: Vec<KindLoad>,
     /// Requests for sectors that no runner has taken up.
     pub requests: u64,
+    /// Partitions that are to be proven, or whose proof is on its way to the chain.
+    pub proofs_due: u64,
 }
 
 /// One machine, with what it has to do and to keep.
@@ -69,6 +71,7 @@ impl Work {
         let mut pinned = pinned::by_machine(db).await?;
         let queue = tasks::load(db).await?;
         let requests = request::waiting(db).await?;
+        let proofs_due = windows::due(db).await?;
         let mut kinds: HashMap<String, Vec<String>> = HashMap::new();
         for task in running {
             kinds.entry(task.machine).or_default().push(task.kind);
@@ -83,7 +86,7 @@ impl Work {
             };
             (row.name, machine)
         });
-        Ok(Work { machines: machines.collect(), queue, requests })
+        Ok(Work { machines: machines.collect(), queue, requests, proofs_due })
     }
 
     /// As it is for whoever waits for a change: the ages, which change with every look, are left out.
@@ -194,7 +197,7 @@ mod tests {
 
     fn work(oldest_wait_s: f64, waiting: i64) -> Work {
         let load = KindLoad { kind: "PoRep".to_owned(), waiting, oldest_wait_s, running: 0, backing_off: 0, failed: 0 };
-        Work { machines: BTreeMap::new(), queue: vec![load], requests: 0 }
+        Work { machines: BTreeMap::new(), queue: vec![load], requests: 0, proofs_due: 0 }
     }
 
     #[tokio::test]

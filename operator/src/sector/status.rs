@@ -234,6 +234,8 @@ fn of_sector(
         sealed_cid: view.sealed_cid.clone(),
         precommit_cid: view.precommit_cid.clone(),
         commit_cid: view.commit_cid.clone(),
+        deadline: view.deadline,
+        partition: view.partition,
         failed: failure.is_some(),
         observed_retry: match outcomes.retried.contains_key(subject.uid()) {
             true => subject.object.spec.retry,

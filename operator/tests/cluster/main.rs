@@ -12,6 +12,7 @@ mod dump;
 mod helm;
 mod host;
 mod killed;
+mod proving;
 mod refused;
 mod scale;
 mod settings;

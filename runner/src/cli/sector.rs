@@ -236,6 +236,9 @@ fn page(detail: &SectorDetail, files: &[FileCopy]) -> String {
         lines.push((name, or_dash(message.cid.clone())));
         lines.push(("", landing(message)));
     }
+    if let (Some(deadline), Some(partition)) = (sector.deadline, sector.partition) {
+        lines.push(("Proven in", format!("deadline {deadline}, partition {partition}")));
+    }
 
     let mut out = properties(&lines);
     out.push('\n');

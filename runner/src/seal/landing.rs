@@ -1,7 +1,7 @@
 //! What a sector does when its message got an answer: go on, ask again, or end. The judgement is in
 //! [`super::outcome`]; here the chain is asked for the result, and one guarded statement stores it.
 
-use curio_chain::types::{SectorOnChainInfo, SectorPreCommitOnChainInfo, TipSetKey};
+use curio_chain::types::{SectorLocation, SectorOnChainInfo, SectorPreCommitOnChainInfo, TipSetKey};
 use curio_chain::{Address, Cid, RpcError, address};
 use curio_core::{Classify, Failure, SectorRef};
 use curio_harmony::TxError;
@@ -12,6 +12,7 @@ use super::pipeline;
 use super::poller::{OpenRow, Sent};
 use super::ticket::seed_epoch;
 use crate::deps::Deps;
+use crate::storage::to_column;
 
 #[derive(Debug, thiserror::Error)]
 #[error("failed to ask the chain about sector {sector}")]
@@ -235,8 +236,16 @@ async fn store_precommit(deps: &Deps, sector: SectorRef, sent: &Sent, seed_epoch
         .map_err(Classify::classify)
 }
 
+/// Where the chain wants the sector proven. It has that place from the moment of its activation.
+async fn place(deps: &Deps, sector: SectorRef) -> Result<SectorLocation, LookError> {
+    let miner = address::id_address(sector.sp);
+    let place = deps.chain.state_sector_partition(&miner, sector.number, &TipSetKey::HEAD).await;
+    place.map_err(|source| LookError { sector, source })
+}
+
 async fn store_commit(deps: &Deps, sector: SectorRef, sent: &Sent) -> Result<bool, Failure> {
     let (sp, number) = (sector.sp.0 as i64, sector.number as i64);
+    let SectorLocation { deadline, partition } = place(deps, sector).await?;
     let sent = sent.clone();
     let changed = deps
         .db
@@ -260,10 +269,13 @@ async fn store_commit(deps: &Deps, sector: SectorRef, sent: &Sent) -> Result<boo
                 .await?;
                 if done.rows_affected() == 1 {
                     sqlx::query!(
-                        "UPDATE sectors_meta SET msg_cid_commit = $3 WHERE sp_id = $1 AND sector_num = $2",
+                        "UPDATE sectors_meta SET msg_cid_commit = $3, deadline = $4, partition = $5
+                         WHERE sp_id = $1 AND sector_num = $2",
                         sp,
                         number,
-                        signed_cid
+                        signed_cid,
+                        to_column(deadline),
+                        to_column(partition)
                     )
                     .execute(&mut *tx)
                     .await?;

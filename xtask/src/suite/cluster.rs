@@ -28,6 +28,10 @@ const MARK: &str = "curio-test=scenario";
 const DEFINITIONS: &str =
     "curioclusters.curio.filecoin.io,runnerpools.curio.filecoin.io,sealingsectors.curio.filecoin.io";
 
+/// Four epochs a second, and three deadlines of a minute each in a proving period: a scenario lives to that of its sector.
+const PACE: [&str; 5] =
+    ["--block-time=250ms", "--deadlines=3", "--challenge-window=240", "--challenge-lookback=80", "--fault-cutoff=100"];
+
 /// Runs the section. `devnet` is the program `curio-devnet`.
 ///
 /// # Errors
@@ -112,7 +116,7 @@ impl Shared {
         let said = fs::File::create(&log).with_context(|| format!("failed to make {}", log.display()))?;
         let mut command = Command::new(devnet);
         command.arg("run").arg(format!("--api={GATEWAY}:{}", postgres::free_port()?));
-        command.args(["--block-time=250ms", "--seed=1", "--die-with-parent"]);
+        command.args(["--seed=1", "--die-with-parent"]).args(PACE);
         command.arg("--params-dir").arg(places::parameters()?).arg("--ready-file").arg(&ready);
         command.stdin(Stdio::null()).stdout(said.try_clone().context("failed to share a log file")?).stderr(said);
         let child = process::tied(&mut command).spawn().context("failed to start curio-devnet")?;

@@ -13,7 +13,7 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn goal(runners: u32) -> Goal {
-    Goal { runners, hibernate: false, replace: true, proofs_due: false, now: at(1000) }
+    Goal { runners, hibernate: false, replace: true, needed: Needed::Nobody, now: at(1000) }
 }
 
 /// An idle runner that is ready and of the present template.
@@ -191,15 +191,27 @@ fn a_runner_that_has_left_is_forgotten() {
 
 #[test]
 fn nobody_leaves_a_pool_that_has_proofs_before_it() {
-    let due = |runners| Goal { proofs_due: true, ..goal(runners) };
+    let due = |runners| Goal { needed: Needed::Everyone, ..goal(runners) };
     let surplus = plan(&[slot(0), slot(1)], &due(1));
     assert_eq!((surplus.cordon, surplus.leaving), (vec![], None));
-    assert!(surplus.said[&1].contains("until the proofs of the open deadline are sent"), "{:?}", surplus.said);
+    assert!(surplus.said[&1].contains("until the chain has the proofs of the open deadline"), "{:?}", surplus.said);
     let older = plan(&[old(slot(0))], &due(1));
     assert_eq!(older.cordon, Vec::<u32>::new());
-    assert!(older.said[&0].contains("stays until the proofs"), "{:?}", older.said);
+    assert!(older.said[&0].contains("stays until the chain has the proofs"), "{:?}", older.said);
     // One that cannot work is of no use to them.
     assert_eq!(plan(&[broken(slot(0)), slot(1)], &due(1)).delete, vec![0]);
+}
+
+#[test]
+fn a_runner_that_alone_holds_sectors_stays_while_they_are_to_be_proven() {
+    let storing = |slot: Slot| Slot { pinned: Pinned { in_flight: 0, only_copies: 1 }, ..slot };
+    let holders = |goal: Goal| Goal { needed: Needed::Holders, ..goal };
+    let upgrade = plan(&[old(storing(slot(0))), old(slot(1))], &holders(goal(2)));
+    assert_eq!(upgrade.cordon, vec![1], "one that holds none is replaced");
+    assert!(upgrade.said[&0].contains("stays until the chain has the proofs"), "{:?}", upgrade.said);
+    let hibernation = plan(&[storing(slot(0)), slot(1)], &holders(Goal { hibernate: true, ..goal(0) }));
+    assert_eq!(hibernation.cordon, vec![1]);
+    assert!(hibernation.said[&0].contains("stays until the chain has the proofs"), "{:?}", hibernation.said);
 }
 
 #[test]

@@ -113,7 +113,8 @@ fn told(case: Case) -> RunnerPoolStatus {
     let valid = judged.pool.as_ref().and_then(|pool| pool.as_ref().ok()).filter(|_| !case.outdated);
     let pods = case.pod.map(|status| pod(valid, status)).into_iter().collect();
     let machine = Machine { instance: "u0".to_owned(), ..Machine::default() };
-    let work = Work { machines: BTreeMap::from([("p-0".to_owned(), machine)]), queue: Vec::new(), requests: 0 };
+    let machines = BTreeMap::from([("p-0".to_owned(), machine)]);
+    let work = Work { machines, queue: Vec::new(), requests: 0, proofs_due: 0 };
     let pool = Arc::new(case.pool);
     let observed = Observed {
         siblings: vec![Arc::clone(&pool)],

@@ -1,6 +1,8 @@
 //! The chart `charts/curio`, held by Helm 3 and Helm 4: both accept it, render the same, and refuse bad values in words; and
-//! what they render keeps the rules of [`rules`].
+//! what they render keeps the rules of [`rules`]. The alerts among it are held by Prometheus' own program, see [`alerts`].
 
+mod alerts;
+mod promtool;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -12,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use self::promtool::Promtool;
 use crate::cargo::Tally;
 use crate::{interrupt, places, process, say};
 
@@ -64,9 +67,23 @@ pub fn check(programs: &Path) -> Result<Tally> {
     }
     let own = "an own registry is where every image comes from";
     count(&mut tally, own, all_images_come_from(&helms[0], "registry.example/"))?;
-    let alerts = "every alert asks for a number that runners tell, and names a page that is there";
-    count(&mut tally, alerts, alerts_can_be_acted_on(&helms[0]))?;
     println!("{} checks of the chart passed", tally.passed);
+    Ok(tally)
+}
+
+/// Checks the alerts that the chart renders. What does not hold is said and counted.
+///
+/// # Errors
+/// When nothing is rendered, or the run is interrupted.
+pub fn check_alerts(programs: &Path, promtool: &Promtool) -> Result<Tally> {
+    let helm = Helm::new("Helm 3", programs.join("helm"));
+    let documents = helm.render(Some(&chart().join("ci").join("everything-values.yaml")))?;
+    let mut tally = Tally::default();
+    let acted_on = "every alert asks for a number that runners tell, and names a page that is there";
+    count(&mut tally, acted_on, alerts::can_be_acted_on(&documents))?;
+    let fire = "every alert fires when it should, and is silent when not";
+    count(&mut tally, fire, alerts::fire_as_told(&documents, promtool))?;
+    println!("{} checks of the alerts passed", tally.passed);
     Ok(tally)
 }
 
@@ -207,36 +224,4 @@ fn all_images_come_from(helm: &Helm, registry: &str) -> Result<()> {
         Some(foreign) => bail!("{foreign} does not"),
         None => Ok(()),
     }
-}
-
-fn alerts_can_be_acted_on(helm: &Helm) -> Result<()> {
-    let documents = helm.render(Some(&chart().join("ci").join("everything-values.yaml")))?;
-    let alerts = rules::alerts(&documents);
-    ensure!(!alerts.is_empty(), "no alert was found");
-    let sources = sources(&places::repository().join("runner").join("src"))?;
-    for alert in alerts {
-        let page = alert.runbook.rsplit('/').next().unwrap_or_default();
-        let page = places::repository().join("docs").join("runbooks").join(page);
-        ensure!(page.is_file(), "{}: there is no {}", alert.name, page.display());
-        for metric in &alert.metrics {
-            // Counters are registered without the ending that the text format gives them.
-            let quoted = format!("\"{}\"", metric.trim_end_matches("_total"));
-            ensure!(sources.contains(&quoted), "{}: no runner tells {metric}", alert.name);
-        }
-    }
-    Ok(())
-}
-
-/// All Rust files below a folder, one after another.
-fn sources(dir: &Path) -> Result<String> {
-    let mut text = String::new();
-    for entry in fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))?.flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            text += &sources(&path)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text += &fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-        }
-    }
-    Ok(text)
 }

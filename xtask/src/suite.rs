@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::cargo::{Kind, Programs, Tally};
+use crate::chart::Promtool;
 use crate::cluster::{Cluster, programs};
 use crate::generate::{self, Change};
 use crate::postgres::{Durability, Installation, Server};
@@ -36,7 +37,7 @@ enum Section {
     Stories,
     /// One real Groth16 proof of a real sector
     Proof,
-    /// The chart: what it renders, what it refuses; needs Go for Helm
+    /// The chart: what it renders, what it refuses, when its alerts fire; needs Go for Helm
     Chart,
     /// The operator on a real Kubernetes of two nodes; needs root
     Cluster,
@@ -50,7 +51,7 @@ impl Section {
             Section::Unit => "unit and PostgreSQL tests",
             Section::Stories => "stories: PostgreSQL, devnet, sealing",
             Section::Proof => "one real proof",
-            Section::Chart => "chart: lint, render, refuse",
+            Section::Chart => "chart: lint, render, refuse, alerts",
             Section::Cluster => "the operator on a real Kubernetes",
         }
     }
@@ -133,7 +134,13 @@ impl<'a> World<'a> {
         if let Some(not_run) = self.without_means(Section::Chart, programs::check_possible())? {
             return Ok(not_run);
         }
-        chart::check(&programs::find_or_build(&Steps::of(1))?)
+        let programs = programs::find_or_build(&Steps::of(1))?;
+        let mut tally = chart::check(&programs)?;
+        tally.add(match self.without_means(Section::Chart, Promtool::check_possible())? {
+            Some(not_run) => not_run,
+            None => chart::check_alerts(&programs, &Promtool::find_or_fetch()?)?,
+        });
+        Ok(tally)
     }
 
     fn cluster(&mut self) -> Result<Tally> {

@@ -44,6 +44,16 @@ pub struct Alert {
     pub runbook: String,
 }
 
+/// The label that tells the clusters of one Prometheus apart. No number, though it is called like one.
+pub const CLUSTER_LABEL: &str = "curio_cluster";
+
+/// Labels that collected numbers are given.
+pub fn target_labels(documents: &[Value]) -> BTreeSet<&str> {
+    let monitors = documents.iter().filter(|document| document["kind"] == "PodMonitor");
+    let endpoints = monitors.flat_map(|monitor| list(&monitor["spec"]["podMetricsEndpoints"]));
+    endpoints.flat_map(|endpoint| list(&endpoint["relabelings"])).map(|rule| text(&rule["targetLabel"])).collect()
+}
+
 /// The alerts of all rules.
 pub fn alerts(documents: &[Value]) -> Vec<Alert> {
     let rules = documents.iter().filter(|document| document["kind"] == "PrometheusRule");
@@ -52,7 +62,7 @@ pub fn alerts(documents: &[Value]) -> Vec<Alert> {
         name: text(&rule["alert"]).to_owned(),
         metrics: text(&rule["expr"])
             .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
-            .filter(|word| word.starts_with("curio_"))
+            .filter(|word| word.starts_with("curio_") && *word != CLUSTER_LABEL)
             .map(str::to_owned)
             .collect(),
         runbook: text(&rule["annotations"]["runbook_url"]).to_owned(),
@@ -264,7 +274,7 @@ mod tests {
     #[test]
     fn an_alert_is_read_with_its_numbers_and_its_page() {
         let rule = json!({
-            "alert": "Late", "expr": "min by (sp) (curio_a_total) < 5 and curio_b{sp=\"f01\"} > 0",
+            "alert": "Late", "expr": "min by (curio_cluster, sp) (curio_a_total) < 5 and curio_b{sp=\"f01\"} > 0",
             "annotations": {"runbook_url": "https://pages.example/late.md"},
         });
         let document = json!({"kind": "PrometheusRule", "spec": {"groups": [{"rules": [rule]}]}});
@@ -272,5 +282,12 @@ mod tests {
         let metrics: Vec<&str> = alerts[0].metrics.iter().map(String::as_str).collect();
         assert_eq!((alerts.len(), metrics), (1, vec!["curio_a_total", "curio_b"]));
         assert_eq!(alerts[0].runbook, "https://pages.example/late.md");
+    }
+
+    #[test]
+    fn a_label_that_is_put_on_what_is_collected_is_found() {
+        let endpoint = json!({"port": "http", "relabelings": [{"targetLabel": "curio_cluster"}]});
+        let monitor = json!({"kind": "PodMonitor", "spec": {"podMetricsEndpoints": [{"port": "http"}, endpoint]}});
+        assert_eq!(target_labels(&[monitor, good_pod()]), BTreeSet::from([CLUSTER_LABEL]));
     }
 }

@@ -76,6 +76,33 @@ pub fn find_or_install() -> Result<()> {
     }
 }
 
+/// Unpacks packages below `root` without installing them, so that none of their scripts runs. `downloads` is a folder that does
+/// not exist yet.
+///
+/// # Errors
+/// When they cannot be downloaded or unpacked.
+pub fn unpack(packages: &[&str], downloads: &Path, root: &Path) -> Result<()> {
+    fs::create_dir_all(downloads).with_context(|| format!("failed to make {}", downloads.display()))?;
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        // apt gives up root for downloads, and the folder is ours alone.
+        apt.args(["download", "-q", "-o", "APT::Sandbox::User=root"]).args(packages).current_dir(downloads);
+        process::capture("apt-get download", &mut apt)
+    };
+    // A fresh machine has no lists of packages yet.
+    if download().is_err() {
+        process::capture("apt-get update", Command::new("apt-get").args(["update", "-q"]))?;
+        download()?;
+    }
+    let entries = fs::read_dir(downloads).with_context(|| format!("failed to read {}", downloads.display()))?;
+    for package in entries.flatten() {
+        let mut extract = Command::new("dpkg-deb");
+        extract.arg("--extract").arg(package.path()).arg(root);
+        process::capture("dpkg-deb", &mut extract)?;
+    }
+    Ok(())
+}
+
 fn install(packages: &[&str]) -> Result<()> {
     let quiet = NoServices::enforce()?;
     let apt = |arguments: &[&str]| {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::builder::{Builder, Recipe};
 use super::{Archive, DEBIAN, DEVNET, OPERATOR, PAUSE, POSTGRES, RUNNER};
 use crate::cargo::{self, Kind};
+use crate::cluster::packages;
 use crate::{places, process};
 
 /// Stands for the public base image of the Dockerfiles.
@@ -89,24 +90,8 @@ fn base(builder: &Builder) -> Result<(Archive, bool)> {
     let libc = process::capture("dpkg-query", Command::new("dpkg-query").args(["--show", "libc6"]))?;
     let recipe = Recipe { name: BASE, inputs: &[DOCKERFILE.as_bytes(), libc.as_bytes(), b"1"] };
     builder.archive(&recipe, |context| {
-        let (packages, root) = (context.join("packages"), context.join("root"));
-        make_dir(&packages)?;
-        let download = || {
-            let mut apt = Command::new("apt-get");
-            // apt gives up root for downloads, and the folder is ours alone.
-            apt.args(["download", "-q", "-o", "APT::Sandbox::User=root"]).args(PACKAGES).current_dir(&packages);
-            process::capture("apt-get download", &mut apt)
-        };
-        // A fresh machine has no lists of packages yet.
-        if download().is_err() {
-            process::capture("apt-get update", Command::new("apt-get").args(["update", "-q"]))?;
-            download()?;
-        }
-        for package in fs::read_dir(&packages).context("failed to list what apt-get downloaded")?.flatten() {
-            let mut unpack = Command::new("dpkg-deb");
-            unpack.arg("--extract").arg(package.path()).arg(&root);
-            process::capture("dpkg-deb", &mut unpack)?;
-        }
+        let root = context.join("root");
+        packages::unpack(&PACKAGES, &context.join("packages"), &root)?;
         finish_root(&root)?;
         let dockerfile = context.join("Dockerfile");
         write(&dockerfile, DOCKERFILE)?;

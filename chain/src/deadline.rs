@@ -12,6 +12,26 @@ use curio_core::Epoch;
 use crate::types::DeadlineInfo;
 
 impl DeadlineInfo {
+    /// A deadline of the public networks, seen from an epoch: the lengths are the policy of their miner actor. For plans
+    /// and tests; what is to be done now is said by a node's answer.
+    pub fn of_public_networks(period_start: Epoch, index: u64, current_epoch: Epoch) -> DeadlineInfo {
+        let lengths = DeadlineInfo {
+            current_epoch,
+            period_start,
+            index: 0,
+            open: period_start,
+            close: period_start,
+            challenge: period_start,
+            fault_cutoff: period_start,
+            wpost_period_deadlines: 48,
+            wpost_proving_period: 2880,
+            wpost_challenge_window: 60,
+            wpost_challenge_lookback: 20,
+            fault_declaration_cutoff: 70,
+        };
+        lengths.at(period_start, index)
+    }
+
     /// Another deadline of the same network, as seen from the same epoch.
     pub fn at(&self, period_start: Epoch, index: u64) -> DeadlineInfo {
         let open = period_start + self.offset(index);
@@ -82,6 +102,12 @@ impl DeadlineInfo {
         }
         let periods = 1 + (self.current_epoch - self.close) / self.wpost_proving_period;
         self.at(self.period_start + periods * self.wpost_proving_period, self.index)
+    }
+
+    /// The next window of a deadline that is not over. The answer may name a period that is still to come: of a miner
+    /// whose first window has not ended, and at a head after null rounds over the end of a window.
+    pub fn window_of(&self, index: u64) -> DeadlineInfo {
+        self.at(self.period_start - self.wpost_proving_period, index).next_not_elapsed()
     }
 
     /// One turn of all deadlines, from this one (or its next repetition) on, in the order of their windows.
@@ -165,6 +191,7 @@ mod tests {
     #[test]
     fn a_deadline_made_from_its_period_and_index_is_the_node_s() {
         assert_eq!(recorded().at(Epoch(-2222), 46), recorded());
+        assert_eq!(DeadlineInfo::of_public_networks(Epoch(-2222), 46, Epoch(549)), recorded());
         let idle = idle();
         assert_eq!(
             (idle.open, idle.close, idle.challenge, idle.fault_cutoff),
@@ -210,6 +237,17 @@ mod tests {
             let next = recorded().seen_from(Epoch(epoch)).next_not_elapsed();
             assert_eq!((next.index, next.open), (46, Epoch(open)), "seen from {epoch}");
         }
+    }
+
+    #[test]
+    fn the_next_window_of_a_deadline_does_not_depend_on_the_period_that_is_named() {
+        let ahead = recorded().at(Epoch(658), 46);
+        for (index, epoch, open) in [(46, 597, 538), (46, 598, 3418), (47, 598, 598), (45, 598, 3358), (0, 598, 658)] {
+            for answer in [recorded(), ahead] {
+                assert_eq!(answer.seen_from(Epoch(epoch)).window_of(index).open, Epoch(open), "{index} from {epoch}");
+            }
+        }
+        assert_eq!(idle().window_of(30), idle());
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum RpcError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    #[error("failed to call {method}: the chain node at {url} did not answer within {after:?}")]
+    #[error("failed to call {method}: the chain node at {url} did not answer within {} s", after.as_secs_f64().ceil())]
     TimedOut { url: String, method: &'static str, after: Duration },
     #[error("the chain node at {url} refused the token; give one that this node made, as TOKEN:{url}")]
     Unauthorized { url: String },

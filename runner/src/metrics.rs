@@ -77,9 +77,9 @@ impl Metrics {
                 running.engine.register(&mut registry);
                 register_capacity(&mut registry, running.capacity);
                 let chain = running.chain.read();
-                let now = chain.head.map(|(head, seen)| post::Now {
+                let now = chain.head.map(|(head, began)| post::Now {
                     head,
-                    age: seen.elapsed(),
+                    age: chain::age(began),
                     block_delay: running.block_delay,
                 });
                 chain::register(&mut registry, chain, running.fence.verdict());

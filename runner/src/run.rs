@@ -37,7 +37,7 @@ use crate::parameters::{Parameters, Source, SourceError, circuits_needed};
 use crate::prove::Prover;
 use crate::seal::counters::Counters;
 use crate::seal::fault_pause::FaultPause;
-use crate::settings::{self, Process, SettingsError};
+use crate::settings::{self, Asker, Process, SettingsError};
 use crate::storage::location::RedeclareError;
 use crate::storage::remote::RemoteState;
 use crate::storage::{Storage, StorageOptions, StorageTiming, remote};
@@ -153,7 +153,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken) -> Result<(), Run
     if !config.subsystems.seals() && !config.subsystems.proves() {
         return Err(RunError::NothingEnabled { layers: format!("base,{}", options.layers.join(",")) });
     }
-    let chain = settings::chain_client(&config, &Process)?;
+    let chain = settings::chain_client(&config, &Process, Asker::Runner)?;
     let secret = settings::storage_secret(&config, &Process)?;
     if secret.is_none() {
         warn!("no Apis.StorageRPCSecret is set: this machine neither serves sector files to others nor fetches theirs");
@@ -290,13 +290,16 @@ async fn work(parts: Parts, options: &RunOptions, local: SocketAddr, stop: &Canc
         // Whoever waits for the file sees that the machine has gone; a file that is gone is as good.
         let _ = std::fs::remove_file(file);
     }
-    if tokio::time::timeout(LOOPS_TIMEOUT, loops.join()).await.is_err() {
-        warn!("chain loops did not end within {} s and are left", LOOPS_TIMEOUT.as_secs());
-    }
-    if let Some(keeper) = keeper {
-        let _ = tokio::time::timeout(LOOPS_TIMEOUT, keeper).await;
-    }
-    engine.shutdown(options.grace).await;
+    let loops_end = async {
+        if tokio::time::timeout(LOOPS_TIMEOUT, loops.join()).await.is_err() {
+            warn!("chain loops did not end within {} s and are left", LOOPS_TIMEOUT.as_secs());
+        }
+        if let Some(keeper) = keeper {
+            let _ = tokio::time::timeout(LOOPS_TIMEOUT, keeper).await;
+        }
+    };
+    // Not one after the other: an engine that waits for the loops goes on to claim tasks meanwhile.
+    tokio::join!(engine.shutdown(options.grace), loops_end);
     info!("stopped");
     outcome
 }

@@ -144,12 +144,26 @@ pub fn chain_endpoints(config: &Config, from: &impl Surroundings) -> Result<Vec<
     if endpoints.is_empty() { Err(SettingsError::NoChain) } else { Ok(endpoints) }
 }
 
+/// Who waits for the answers of a chain node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// Has time, and nobody who would ask again.
+    Runner,
+    /// Is told after one try, and asks again.
+    Person,
+}
+
 /// A client of the configured chain nodes. Connects to nothing.
 ///
 /// # Errors
 /// As [`chain_endpoints`].
-pub fn chain_client(config: &Config, from: &impl Surroundings) -> Result<Client, SettingsError> {
-    let options = ClientOptions { attempt_timeout: config.chain.request_timeout.get(), ..ClientOptions::default() };
+pub fn chain_client(config: &Config, from: &impl Surroundings, asker: Asker) -> Result<Client, SettingsError> {
+    let usual = ClientOptions::default();
+    let rounds = match asker {
+        Asker::Runner => usual.rounds,
+        Asker::Person => 1,
+    };
+    let options = ClientOptions { attempt_timeout: config.chain.request_timeout.get(), rounds, ..usual };
     Ok(Client::new(chain_endpoints(config, from)?, options)?)
 }
 
@@ -234,6 +248,23 @@ mod tests {
 
     fn config(apis: &str) -> Config {
         layers::merge(&[Layer::new("base", format!("[Apis]\n{apis}"))]).expect("the layer is right").config
+    }
+
+    #[tokio::test]
+    async fn a_node_that_says_nothing_is_asked_once_for_a_person_and_again_for_a_runner() {
+        for (asker, rounds) in [(Asker::Person, 1), (Asker::Runner, ClientOptions::default().rounds)] {
+            // Connections are taken by the system and answered by nobody.
+            let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let address = silent.local_addr().expect("an address");
+            let config = config(&format!("ChainApiInfo = ['http://{address}']\n[Chain]\nRequestTimeout = '50ms'"));
+            let chain = chain_client(&config, &Given::default(), asker).expect("one node");
+
+            let error = chain.chain_head().await.expect_err("nobody answers").to_string();
+
+            assert!(error.contains("did not answer within 1 s"), "{error}");
+            silent.set_nonblocking(true).expect("a socket");
+            assert_eq!(silent.incoming().map_while(Result::ok).count(), rounds as usize, "{asker:?}");
+        }
     }
 
     #[test]

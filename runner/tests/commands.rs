@@ -3,6 +3,9 @@
 
 #[path = "window/net.rs"]
 mod net;
+#[allow(dead_code, reason = "one test needs no more than a world")]
+#[path = "winning/net.rs"]
+mod winning_net;
 mod support {
     pub mod provider;
     pub mod world;
@@ -15,6 +18,7 @@ use curio_harmony::testing::TestDb;
 use net::{POST, file, go_to, proving_world, until_landed, until_outcome, until_proven, window};
 use serde_json::{Value, json};
 use support::world::World;
+use winning_net::mining_world;
 
 /// Runs a command that must fail, and gives back what it printed and what it said.
 async fn refused(world: &World, args: &[&str]) -> (Value, String) {
@@ -120,6 +124,25 @@ async fn a_trial_proves_what_can_be_read_names_the_rest_and_sends_nothing() {
     assert_eq!(world.messages_on_chain(method::SUBMIT_WINDOWED_POST).await, 0);
     let sends = curio_runner::message::outbox::list(&world.db).await.expect("the database answers");
     assert!(sends.is_empty(), "{sends:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_on_trial_is_proven_for_the_next_epoch_and_sends_nothing() {
+    let database = TestDb::empty().await;
+    let world = mining_world(database.url()).await;
+    let head = world.devnet.head().height;
+
+    let tried = world.curio(&["test", "winning-post", "--name", "a"]).await;
+
+    assert_eq!((&tried["round"], &tried["sectors"]), (&json!(head.0 + 1), &json!([0])), "{tried}");
+    assert_eq!((&tried["eligible"], &tried["miner"]), (&json!(true), &json!(world.sp.0)), "{tried}");
+    assert!(tried["win_count"].is_i64() && tried["in_time"].is_boolean(), "{tried}");
+    assert_eq!(world.devnet.head().height, head, "a block of ours would be the head at once");
+    let elections: i64 = sqlx::query_scalar("SELECT count(*) FROM mining_tasks")
+        .fetch_one(world.db.pool())
+        .await
+        .expect("the database answers");
+    assert_eq!(elections, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

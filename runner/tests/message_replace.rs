@@ -1,15 +1,17 @@
 //! Messages that do not land: their price is raised under the same nonce, and one whose nonce somebody else has used is
-//! given up and asked for again.
+//! given up and asked for again. And which of them go out first, and by whom.
 
 mod support {
     pub mod world;
 }
 
-use curio_chain::types::{Message, SignedMessage};
-use curio_chain::{Address, BigInt, Client, TokenAmount};
+use curio_chain::types::{Message, SignedMessage, TipSetKey};
+use curio_chain::{Address, BigInt, Client, TokenAmount, address};
 use curio_core::SectorRef;
+use curio_core::config::{AddressSet, Config};
 use curio_harmony::testing::TestDb;
 use curio_runner::message::outbox::{self, SendStatus};
+use curio_runner::message::payer::{self, PayerError};
 use curio_runner::message::purpose::Purpose;
 use support::world::{World, until};
 
@@ -145,6 +147,28 @@ async fn a_message_whose_nonce_somebody_else_has_used_is_given_up_and_asked_for_
     .await;
     assert_eq!(world.messages_on_chain(28).await, 1);
     assert_eq!(world.column(sector, "precommit_generation").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_cannot_pay_the_highest_fee_sends_what_has_a_deadline_and_nothing_else() {
+    let database = TestDb::empty().await;
+    let world = World::new(database.url()).await;
+    let info = world.chain.state_miner_info(&address::id_address(world.sp), &TipSetKey::HEAD).await.expect("a miner");
+    let worker = world.chain.state_account_key(&info.worker, &TipSetKey::HEAD).await.expect("the worker has a key");
+    let set = AddressSet {
+        miner_addresses: vec![world.sp.to_string()],
+        post_control: vec![address::to_mainnet_text(&worker)],
+        disable_owner_fallback: true,
+        ..AddressSet::default()
+    };
+    let config = Config { addresses: vec![set], ..Config::default() };
+    let more_than_there_is = TokenAmount::from_whole(10_000_000_000_i64);
+
+    let by = |purpose| payer::choose(&world.chain, &config, world.sp, purpose, &more_than_there_is);
+
+    assert_eq!(by(Purpose::WindowPost).await.expect("a key"), worker);
+    let refused = by(Purpose::Commit).await;
+    assert!(matches!(refused, Err(PayerError::Funds { .. })), "{refused:?}");
 }
 
 #[tokio::test]

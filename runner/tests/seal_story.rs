@@ -10,6 +10,8 @@ mod support {
     pub mod world;
 }
 
+use curio_chain::address;
+use curio_chain::types::TipSetKey;
 use curio_core::SectorRef;
 use curio_harmony::testing::TestDb;
 use support::postgres::Postgres;
@@ -54,6 +56,12 @@ async fn an_empty_sector_and_one_with_a_files_bytes_are_proven_by_two_runners() 
         assert_eq!(status["stages"][task]["machine"], "sealing", "{task}: {status:#}");
     }
     assert_eq!(status["stages"]["PoRep"]["machine"], "snark");
+    let miner = address::id_address(world.sp);
+    let place = world.chain.state_sector_partition(&miner, 0, &TipSetKey::HEAD).await.expect("the sector has a place");
+    assert_eq!(
+        (status["deadline"].as_u64(), status["partition"].as_u64()),
+        (Some(place.deadline), Some(place.partition))
+    );
     let kept: (i64, bool) = sqlx::query_as(
         "SELECT count(*), bool_and(p.raw_data_size = $2 AND p.requested_keep_data)
          FROM sectors_meta m JOIN sectors_meta_pieces p ON p.sp_id = m.sp_id AND p.sector_num = m.sector_num

@@ -37,6 +37,43 @@ async fn two_runners_prove_the_partitions_of_a_deadline_and_send_them_in_one_mes
     assert_holds(&world, &window, &[]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_miners_of_one_cluster_are_proven_each_in_its_own_window() {
+    let database = TestDb::empty().await;
+    let mut world = proving_world(database.url(), &["a", "a"]).await;
+    let first = world.sp;
+    // Its sectors have the same numbers.
+    net::add_miner(&mut world, "a", 2).await;
+    let miners = [first, world.sp];
+    let _a = world.runner_with("a", POST, None).await;
+    let mut windows = Vec::new();
+    for sp in miners {
+        world.sp = sp;
+        windows.push((window(&world).await, sp));
+    }
+    windows.sort_by_key(|(window, _)| window.open);
+
+    for (landed, (window, sp)) in (1..).zip(&windows) {
+        world.sp = *sp;
+        for epoch in [window.challenge, window.submit_from(4)] {
+            // Proofs leave with a new head.
+            go_to(&world, epoch.max(world.devnet.head().height + 1));
+            assert_eq!(until_proven(&world, window, 1).await[0].proven, [0, 1], "of {sp}");
+        }
+        until_landed(&world, "wdpost", landed).await;
+        until_outcome(&world, window, "landed", 1).await;
+    }
+
+    let over = windows[1].0.close + 4;
+    go_to(&world, over.max(world.devnet.head().height));
+    for sp in miners {
+        world.sp = sp;
+        assert_eq!(world.messages_on_chain(method::SUBMIT_WINDOWED_POST).await, 1, "messages of {sp}");
+        assert_eq!(world.messages_on_chain(method::DISPUTE_WINDOWED_POST).await, 0, "disputes of {sp}");
+        assert_eq!(faults(&world).await.0, Vec::<u64>::new(), "faulty sectors of {sp}");
+    }
+}
+
 /// Overwrites a byte of each leaf.
 fn flip(path: &std::path::Path) {
     let mut bytes = std::fs::read(path).expect("the file is there");

@@ -119,11 +119,13 @@ async fn a_proof_is_kept_while_the_chain_node_is_away_and_while_it_has_gone_back
     let proofs = until_proven(&world, &window, 1).await;
 
     assert_eq!(proofs[0].proven, [0, 1]);
-    let attempts: i32 = sqlx::query_scalar("SELECT max(attempt) FROM harmony_task_history WHERE name = 'WdPost'")
-        .fetch_one(world.db.pool())
-        .await
-        .unwrap_or_default();
-    assert!(attempts <= 1, "the proof was made once");
+    let attempts = until("the task has ended", || async {
+        let query = "SELECT attempt FROM harmony_task_history WHERE name = 'WdPost'";
+        let attempts: Vec<i32> = sqlx::query_scalar(query).fetch_all(world.db.pool()).await.ok()?;
+        (!attempts.is_empty()).then_some(attempts)
+    })
+    .await;
+    assert_eq!(attempts, [1], "the proof was made once");
     go_to(&world, window.submit_from(4));
     until_landed(&world, "wdpost", 1).await;
     assert_holds(&world, &window, &[]).await;
@@ -206,4 +208,49 @@ async fn a_window_that_closes_during_the_proof_gets_none() {
             .await
             .expect("the database answers");
     assert_eq!(left, 0, "no task is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_that_comes_too_late_to_land_is_not_sent() {
+    let database = TestDb::empty().await;
+    let world = proving_world(database.url(), &["a", "a"]).await;
+    let pause = world.pause("WdPostMade");
+    let _a = world.runner_with("a", POST, Some(&pause)).await;
+    let window = window(&world).await;
+    go_to(&world, window.challenge);
+    pause.reached().await;
+
+    // A message of this epoch is executed when the window is closed, at the earliest.
+    go_to(&world, window.close - 1);
+    pause.remove();
+    until_proven(&world, &window, 1).await;
+    world.devnet.reorganise(1, 1).expect("another head of the same epoch");
+    until_said(&world, "a", "closes before its proofs could land").await;
+    world.devnet.advance(5);
+    until_outcome(&world, &window, "missed", 1).await;
+
+    let sends = curio_runner::message::outbox::list(&world.db).await.expect("the database answers");
+    assert!(sends.iter().all(|send| send.purpose != "wdpost"), "{sends:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_hang_late_in_a_window_leave_time_for_the_proof_of_the_others() {
+    let database = TestDb::empty().await;
+    let world = proving_world(database.url(), &["a", "c"]).await;
+    world.layer("patient", "[Proving]\nSingleCheckTimeout = \"10m\"\nPartitionCheckTimeout = \"20m\"\n").await;
+    let hanging = world.runner_with("c", STORE, None).await;
+    let window = window(&world).await;
+    // A runner that takes over late has 20 seconds left, by the chain's count.
+    go_to(&world, window.close - 20);
+    hanging.freeze();
+
+    let _a = world.runner_with("a", &format!("{POST},patient"), None).await;
+    let proofs = until_proven(&world, &window, 1).await;
+    hanging.go_on();
+
+    assert_eq!((&proofs[0].proven[..], &proofs[0].skipped[..]), (&[0][..], &[1][..]));
+    // Proofs leave with a new head.
+    world.devnet.advance(1);
+    until_landed(&world, "wdpost", 1).await;
+    assert_holds(&world, &window, &[1]).await;
 }

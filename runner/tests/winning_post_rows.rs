@@ -5,7 +5,7 @@ use curio_chain::types::TipSetKey;
 use curio_core::{Epoch, SpId};
 use curio_harmony::testing::TestDb;
 use curio_harmony::{Db, TaskId};
-use curio_runner::post::winning::record::{self, Lost, Verdict};
+use curio_runner::post::winning::record::{self, Kept, Lost, Made, Verdict};
 use curio_runner::post::winning::round::State;
 
 const SP: SpId = SpId(1000);
@@ -107,6 +107,85 @@ async fn nothing_is_asked_for_on_a_base_without_the_own_block_of_its_epoch() {
     assert!(ask_at(db, 12, 11, &[2, 9]).await.is_some(), "the own block is among them");
 }
 
+/// A won election, and the block that it would store.
+struct Win {
+    task: TaskId,
+    made: Made,
+}
+
+/// Asks for the election of this epoch on a base of this height, wins it, and makes a block whose CID has the epoch's number.
+async fn win(db: &Db, epoch: u8, height: i64, blocks: &[u8]) -> Win {
+    let task = ask_at(db, epoch.into(), height, blocks).await.expect("it may be asked for");
+    run(db, "UPDATE mining_tasks SET won = TRUE").await;
+    let texts = |key: TipSetKey| key.0.iter().map(Cid::to_string).collect::<Vec<_>>();
+    let made = Made {
+        sp: SP,
+        epoch: Epoch(epoch.into()),
+        height: Epoch(height),
+        cid: texts(base(&[epoch])).remove(0),
+        parents: texts(base(blocks)),
+        json: serde_json::json!({}),
+    };
+    Win { task, made }
+}
+
+async fn keep(db: &Db, win: &Win) -> Kept {
+    let (task, made) = (win.task, win.made.clone());
+    let kept = db.transaction("keep", move |tx| {
+        let made = made.clone();
+        Box::pin(async move { record::keep_in(tx, task, &made).await })
+    });
+    kept.await.expect("the database answers")
+}
+
+/// Once a machine whose node was behind asked for epoch 11 after another one had asked for epoch 12 on a base without a block of
+/// ours, and both made theirs.
+#[tokio::test]
+async fn of_two_elections_that_were_asked_for_in_the_wrong_order_one_stores_a_block() {
+    // Which of them stores first.
+    for (first, second) in [(0, 1), (1, 0)] {
+        let database = TestDb::new().await;
+        let db = database.db();
+        let wins = [win(db, 12, 11, &[2]).await, win(db, 11, 10, &[1]).await];
+        assert_eq!(keep(db, &wins[first]).await, Kept::Stored);
+        assert_eq!(keep(db, &wins[second]).await, Kept::Beside, "after the block for {}", wins[first].made.epoch);
+    }
+}
+
+#[tokio::test]
+async fn an_election_asked_for_below_an_own_block_stores_none() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    let later = win(db, 12, 11, &[2]).await;
+    assert_eq!(keep(db, &later).await, Kept::Stored);
+    let earlier = win(db, 11, 10, &[1]).await;
+    assert_eq!(keep(db, &earlier).await, Kept::Beside);
+}
+
+#[tokio::test]
+async fn a_block_on_top_of_the_own_one_is_stored_once() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    let below = win(db, 11, 10, &[1]).await;
+    assert_eq!(keep(db, &below).await, Kept::Stored);
+    let above = win(db, 12, 11, &[2, 11]).await;
+    assert_eq!(keep(db, &above).await, Kept::Stored);
+    assert_eq!(keep(db, &above).await, Kept::Decided);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_machines_that_store_at_once_store_one_block() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    for round in 0..20 {
+        run(db, "DELETE FROM mining_tasks").await;
+        let wins = [win(db, 12, 11, &[2]).await, win(db, 11, 10, &[1]).await];
+        let kept = futures::future::join_all(wins.iter().map(|win| keep(db, win))).await;
+        let stored = kept.iter().filter(|kept| **kept == Kept::Stored).count();
+        assert_eq!(stored, 1, "round {round}: {kept:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_block_keeps_its_parents_for_ever() {
     let database = TestDb::new().await;
@@ -166,6 +245,21 @@ async fn a_win_is_looked_at_once_and_keeps_why_it_was_lost() {
         None,
         "another machine was faster"
     );
+}
+
+#[tokio::test]
+async fn a_task_that_could_not_submit_its_block_goes_when_the_win_is_looked_at() {
+    let database = TestDb::new().await;
+    let db = database.db();
+    let stored = win(db, 12, 11, &[2]).await;
+    assert_eq!(keep(db, &stored).await, Kept::Stored);
+    run(db, "UPDATE harmony_task SET failed_at = now()").await;
+    let wins = record::unlooked(db, Epoch(12), 10).await.expect("the database answers");
+
+    let verdict = record::looked(db, &wins[0], false).await.expect("the database answers");
+
+    assert_eq!(verdict, Some(Verdict::Lost(Lost::NotIncluded)));
+    assert_eq!(run(db, "DELETE FROM harmony_task").await, 0, "no task is left that failed");
 }
 
 #[tokio::test]

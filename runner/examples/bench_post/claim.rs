@@ -24,8 +24,10 @@ pub async fn measure(world: &World, seconds: u64) -> Result<Vec<f64>> {
         tokio::time::sleep(LOOK).await;
     }
     let claims: Vec<(i64, DateTime<Utc>)> = sqlx::query_as(
-        "SELECT p.challenge_epoch, h.work_start FROM wdpost_partition_tasks p
-         JOIN harmony_task_history h ON h.task_id = p.task_id AND h.attempt = 1
+        // One that nobody has claimed has waited until now, at least.
+        "SELECT p.challenge_epoch, coalesce(h.work_start, q.claimed_at, now()) FROM wdpost_partition_tasks p
+         LEFT JOIN harmony_task_history h ON h.task_id = p.task_id AND h.attempt = 1
+         LEFT JOIN harmony_task q ON q.id = p.task_id AND q.attempt = 1
          WHERE p.challenge_epoch >= $1",
     )
     .bind(first)

@@ -1,7 +1,6 @@
 //! Machines of the bench: the engine with its own timing, a deadline kind that says when it starts, and sealing kinds
 //! that never get anywhere.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use clap::Args;
 use curio_core::resources::GIB;
 use curio_core::{Failure, Resources};
 use curio_harmony::{Claim, Class, Db, Engine, MachineSpec, Registry, Spec, Task, TaskId, TaskName, Timing};
+use tokio::io::AsyncReadExt;
 
 pub const DEADLINE: TaskName = TaskName::new("Deadline");
 pub const FULL: TaskName = TaskName::new("Full");
@@ -112,12 +112,14 @@ pub struct MachineArguments {
     pub name: String,
 }
 
-/// Runs deadline tasks that never end, and says each start on stdout, until this process is killed.
+/// Runs deadline tasks that never end, and says each start on stdout, until this process is killed, or the one that
+/// started it is: that holds the other end of stdin.
 pub async fn be(arguments: MachineArguments) -> Result<()> {
     let MachineArguments { database, name } = arguments;
     let db = Db::connect(&database, "curio-bench").await?;
     let said: Started = Arc::new(|task, attempt, _| println!("{task} {attempt}"));
     let _engine = start(db, &name, Work::Endless, said).await?;
-    pending::<()>().await;
+    // Nothing is ever written there.
+    let _ = tokio::io::stdin().read(&mut [0]).await;
     Ok(())
 }

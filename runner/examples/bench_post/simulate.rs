@@ -14,7 +14,12 @@ pub struct Simulate {
     #[arg(long, default_value_t = 10.0)]
     pib: f64,
     /// Numbers of runners to look at.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16])]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [1, 2, 4, 8, 16],
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     runners: Vec<u32>,
     /// GiB of a sector: 32 or 64.
     #[arg(long, default_value_t = 32)]
@@ -23,7 +28,7 @@ pub struct Simulate {
     #[arg(long, default_value_t = 500)]
     read_ms: u64,
     /// Sectors that a runner reads at once.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     reads_at_once: u32,
     /// Seconds after which a sector that does not answer is given up.
     #[arg(long, default_value_t = 60)]
@@ -32,7 +37,7 @@ pub struct Simulate {
     #[arg(long, default_value_t = 300)]
     snark_s: u64,
     /// Partitions that a runner proves at once: its graphics devices.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     devices: u32,
     /// Share of the sectors that cannot be read.
     #[arg(long, default_value_t = 0.001)]
@@ -44,7 +49,7 @@ pub struct Simulate {
     #[arg(long, default_value_t = 15)]
     takeover_s: u64,
     /// Epochs that a message needs to land.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(i64).range(0..))]
     landing_epochs: i64,
 }
 
@@ -57,20 +62,7 @@ const PER_MESSAGE: usize = 3;
 
 /// The first deadline of a proving period of the public network.
 fn deadline() -> DeadlineInfo {
-    DeadlineInfo {
-        current_epoch: Epoch(0),
-        period_start: Epoch(0),
-        index: 0,
-        open: Epoch(0),
-        close: Epoch(60),
-        challenge: Epoch(-20),
-        fault_cutoff: Epoch(-70),
-        wpost_period_deadlines: 48,
-        wpost_proving_period: 2880,
-        wpost_challenge_window: 60,
-        wpost_challenge_lookback: 20,
-        fault_declaration_cutoff: 70,
-    }
+    DeadlineInfo::of_public_networks(Epoch(0), 0, Epoch(0))
 }
 
 pub fn run(asked: &Simulate) -> Result<()> {

@@ -28,7 +28,7 @@ async fn one(beyond: Duration) -> Result<f64> {
     let test = TestDb::new().await;
     let mut victim = Command::new(std::env::current_exe()?)
         .args(["machine", "--name", "victim", "--database", test.url()])
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()

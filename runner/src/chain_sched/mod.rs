@@ -13,8 +13,11 @@ mod loops;
 pub mod scheduler;
 mod seal_loop;
 
+use std::panic::AssertUnwindSafe;
+
 use curio_chain::types::TipSet;
 use curio_core::{Epoch, Failure};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 pub use fence::Fence;
@@ -43,4 +46,11 @@ pub trait HeadHandler: Send + Sync + 'static {
     /// # Errors
     /// Logged and counted. The next head calls again.
     fn on_head<'a>(&'a self, update: &'a HeadUpdate) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// One round of a loop that runs for years; none when it panicked, which the process's own hook has told. The loop goes on:
+/// without it deadlines would pass and nobody would notice. What the panic left half changed must bear repeating, as after
+/// any failure.
+pub(crate) async fn survive<T>(round: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(round).catch_unwind().await.ok()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use curio_chain::notify::Update;
 use curio_chain::types::{HeadChange, TipSet};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::inbox::Inbox;
-use super::{HeadHandler, HeadUpdate};
+use super::{HeadHandler, HeadUpdate, survive};
 
 /// Epochs after which the chain counts as settled. When the way between two heads is not known, everything above
 /// may have been reverted.
@@ -81,8 +81,8 @@ pub struct HandlerStatus {
 /// How the scheduler is doing.
 #[derive(Clone, Debug, Default)]
 pub struct ChainStatus {
-    /// Height of the newest head, and when it came.
-    pub head: Option<(Epoch, Instant)>,
+    /// Height of the newest head, and when its epoch began: a node that is behind tells new heads all the time.
+    pub head: Option<(Epoch, SystemTime)>,
     /// By name.
     pub handlers: BTreeMap<&'static str, HandlerStatus>,
 }
@@ -202,7 +202,7 @@ impl Dispatcher {
         while let Some(Update { changes, head }) = updates.next().await {
             let update = HeadUpdate { reverted_to: reverted_to(known, &changes), head };
             known = Some(update.head.height);
-            self.status.lock().head = Some((update.head.height, Instant::now()));
+            self.status.lock().head = Some((update.head.height, began(&update.head)));
             self.hand_out(&update).await;
         }
     }
@@ -228,6 +228,11 @@ impl Dispatcher {
             debug!(epoch = update.head.height.0, "{who} not through with epoch {} yet", update.head.height);
         }
     }
+}
+
+/// When the epoch of a tipset began; long ago when that is no time at all.
+fn began(tipset: &TipSet) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_secs(tipset.timestamp())).unwrap_or(UNIX_EPOCH)
 }
 
 /// Lowest height that these changes revert, seen from a known head; none at the first head.
@@ -287,9 +292,10 @@ impl Worker {
         tokio::select! {
             // What has ended has ended, also when its head was reverted in the same moment.
             biased;
-            called = timeout(self.bounds.call, self.handler.on_head(update)) => match called {
-                Ok(Ok(())) => (CallEnd::Done, None),
-                Ok(Err(failure)) => (CallEnd::Failed, Some(failure.to_string())),
+            called = timeout(self.bounds.call, survive(async { self.handler.on_head(update).await })) => match called {
+                Ok(Some(Ok(()))) => (CallEnd::Done, None),
+                Ok(Some(Err(failure))) => (CallEnd::Failed, Some(failure.to_string())),
+                Ok(None) => (CallEnd::Failed, Some("it panicked".to_owned())),
                 Err(_) => (CallEnd::Late, Some(format!("it took longer than {} s", self.bounds.call.as_secs()))),
             },
             () = overtaken => (CallEnd::Overtaken, Some("the chain went back meanwhile".to_owned())),

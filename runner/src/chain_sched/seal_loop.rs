@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{HeadHandler, HeadUpdate};
+use super::{HeadHandler, HeadUpdate, survive};
 use crate::deps::Deps;
 use crate::seal::poller::SealPoller;
 
@@ -55,7 +55,7 @@ pub(super) async fn poll_pipeline(
         }
         let head = heads.borrow().as_ref().map(|head| head.height);
         let polled = tokio::select! {
-            polled = poller.poll(head) => polled,
+            polled = survive(poller.poll(head)) => polled.unwrap_or_else(|| Err(Failure::retry("the poller panicked"))),
             () = cancel.cancelled() => return,
         };
         not_before = Instant::now() + note_poll(&deps, &polled);

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::args::LayerArgs;
 use super::output::span;
 use super::{APPLICATION, CliError, Database};
-use crate::settings::{self, Process};
+use crate::settings::{self, Asker, Process};
 
 /// How many questions to the chain node are on their way at a time.
 pub(super) const CALLS_AT_A_TIME: usize = 8;
@@ -38,7 +38,7 @@ impl Site {
     pub(super) async fn open(place: &Database, layers: &LayerArgs) -> Result<Site, CliError> {
         let db = place.open(APPLICATION).await?;
         let config = settings::load(&db, &layers.names()).await?.config;
-        let chain = settings::chain_client(&config, &Process)?;
+        let chain = settings::chain_client(&config, &Process, Asker::Person)?;
         Ok(Site { db, chain, config })
     }
 
@@ -98,9 +98,7 @@ impl MinerView {
 
     /// The deadline with this index in its next window that is not over.
     pub(super) fn window(&self, index: u64) -> DeadlineInfo {
-        // Until its first window ends, a miner's answer may name a period that is still to come.
-        let earlier = self.deadline.period_start - self.deadline.wpost_proving_period;
-        self.deadline.at(earlier, index).next_not_elapsed()
+        self.deadline.window_of(index)
     }
 
     /// The partitions of one deadline.

@@ -19,7 +19,7 @@ use crate::chain_sched::Fence;
 use crate::deps::{Chance, Deps, Network};
 use crate::parameters::Parameters;
 use crate::post::counters::PostCounters;
-use crate::post::window::prove::{PartitionProof, Target, ask, prove};
+use crate::post::window::prove::{PartitionProof, Patience, Target, ask, prove};
 use crate::post::window::select::to_prove;
 use crate::post::winning::rehearse::{Rehearsal, Tools, rehearse};
 use crate::prove::Prover;
@@ -171,7 +171,8 @@ async fn make(deps: &Deps, view: &MinerView, target: Target, head: Epoch) -> Res
         return Ok(None);
     }
     // Whoever tries it out wants to know what is wrong now: nothing is tried again.
-    prove(deps, &question, head, &CancellationToken::new()).await.map(Some)
+    let patience = Patience { until: head, close: view.window(target.deadline).close };
+    prove(deps, &question, patience, &CancellationToken::new()).await.map(Some)
 }
 
 fn window_page(results: &[PartitionResult]) -> String {

@@ -53,7 +53,7 @@ pub(super) struct RunArgs {
     /// lists, are fetched when they are missing.
     #[arg(long, env = SOURCE_VARIABLE, value_name = "URL")]
     parameters_url: Option<String>,
-    /// How long running tasks may go on after the first signal to stop; then they are given back.
+    /// Time for running tasks to end after the first signal to stop; then they are given back.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
     grace: Duration,
     /// Stop when the thread that started this process ends.

@@ -9,7 +9,7 @@ use super::args::{LayerArgs, parse_bytes};
 use super::output::{Output, bytes};
 use super::{APPLICATION, CliError, Database};
 use crate::seal::start::{StartPiece, StartRequest, start};
-use crate::settings::{self, Process};
+use crate::settings::{self, Asker, Process};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SealCommand {
@@ -50,7 +50,7 @@ pub(super) async fn execute(place: &Database, output: Output, command: SealComma
     let request = request(&args)?;
     let db = place.open(APPLICATION).await?;
     let settings = settings::load(&db, &args.layers.names()).await?;
-    let chain = settings::chain_client(&settings.config, &Process)?;
+    let chain = settings::chain_client(&settings.config, &Process, Asker::Person)?;
     if let Some(size) = args.sector_size {
         check_size(&chain, &args.actor, size).await?;
     }

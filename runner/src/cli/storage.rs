@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::args::{machine_name, parse_bytes};
-use super::output::{Output, Table, bytes, number, or_dash, text};
+use super::output::{Output, Table, bytes, number, or_dash, span, text};
 use super::{APPLICATION, CliError, Database};
+use crate::storage::StorageTiming;
 use crate::storage::path::{self, Attach, DEFAULT_WEIGHT, Init, PathRow};
 
 #[derive(Debug, Subcommand)]
@@ -74,7 +75,10 @@ async fn attach(place: &Database, output: Output, args: &AttachArgs) -> Result<(
 
 /// What a person should look at.
 fn problem(path: &PathRow) -> Option<String> {
+    let lifetime = StorageTiming::default().heartbeat_lifetime;
     match (&path.heartbeat_error, path.heartbeat_age) {
+        // Whoever reported it is gone, or hangs; what was said last is no longer so.
+        (_, Some(age)) if age > lifetime => Some(format!("no runner has reported it for {}", span(age))),
         (Some(error), _) => Some(error.clone()),
         (None, Some(_)) if path.available_bytes == 0 => Some("full".to_owned()),
         // Until a runner has looked at the path, nothing is known of its room.
@@ -135,4 +139,42 @@ fn table(paths: &[PathRow]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A path of a machine that had died was once listed without a word.
+    #[test]
+    fn a_path_that_nobody_reports_any_more_is_a_problem_whatever_was_said_last() {
+        let row = |seconds: Option<u64>, error: Option<&str>, available_bytes: u64| PathRow {
+            storage_id: "11ccc3bb".to_owned(),
+            can_seal: false,
+            can_store: true,
+            weight: DEFAULT_WEIGHT,
+            max_storage_bytes: 0,
+            capacity_bytes: 1 << 40,
+            available_bytes,
+            fs_available_bytes: available_bytes,
+            reserved_bytes: 0,
+            used_bytes: 0,
+            heartbeat_age: seconds.map(Duration::from_secs),
+            heartbeat_error: error.map(str::to_owned),
+            machines: vec![("a".to_owned(), PathBuf::from("/store"))],
+            sector_files: 4,
+        };
+        for (row, expected) in [
+            (row(Some(12), None, 1), None),
+            (row(Some(12), None, 0), Some("full")),
+            (row(Some(12), Some("read-only"), 1), Some("read-only")),
+            (row(Some(600), None, 1), Some("no runner has reported it for 10m")),
+            (row(Some(600), Some("read-only"), 0), Some("no runner has reported it for 10m")),
+            (row(None, None, 0), Some("no runner reports it")),
+        ] {
+            assert_eq!(problem(&row).as_deref(), expected, "{row:?}");
+        }
+    }
 }

@@ -2,14 +2,16 @@
 //!
 //! Order: the keys configured for the purpose, then control addresses that the configuration names for
 //! nothing, then the worker, then the owner (the last two unless switched off). The first one whose key
-//! the node holds and whose balance covers value and fee is taken.
+//! the node holds and whose balance covers value and highest fee is taken. When none has that much, a message with a deadline
+//! goes out by the richest: its fee is a small part of the highest one, and unsent it costs more than any fee.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use curio_chain::types::{MinerInfo, TipSetKey};
 use curio_chain::{Address, Client, RpcError, TokenAmount, address};
 use curio_core::config::{AddressSet, Config};
 use curio_core::{Classify, Failure, SpId};
+use tracing::warn;
 
 use super::purpose::Purpose;
 
@@ -51,7 +53,7 @@ struct Candidate {
     balance: TokenAmount,
 }
 
-/// The key address that sends a message worth `need` (value and the most for gas).
+/// The key address that sends a message worth `need` (value and the most for gas). That of an urgent message may have less.
 ///
 /// # Errors
 /// [`PayerError`]; without funds or keys the task waits for a person.
@@ -66,7 +68,9 @@ pub async fn choose(
     let chain_error = |source| PayerError::Chain { miner: miner.clone(), source };
     let info = chain.state_miner_info(&address::id_address(sp), &TipSetKey::HEAD).await.map_err(chain_error)?;
     let none = AddressSet::default();
-    let order = order(&info, config.addresses_of(&miner).unwrap_or(&none), purpose)?;
+    let set = config.addresses_of(&miner).unwrap_or(&none);
+    let ids = ids_of(chain, &miner, set).await?;
+    let order = order(&info, set, purpose, &ids);
     let mut candidates = Vec::new();
     for address in &order {
         // An owner may be a multisig or another actor without a key: it cannot sign, so it is passed over.
@@ -84,67 +88,90 @@ pub async fn choose(
         }
         candidates.push(Candidate { key, balance });
     }
-    Err(refusal(miner.clone(), purpose, need, &order, &candidates))
+    best_of(miner.clone(), purpose, need, &order, &candidates)
 }
 
-fn refusal(
+/// The key to take when none has as much as is needed.
+fn best_of(
     miner: String,
     purpose: Purpose,
     need: &TokenAmount,
     order: &[Address],
     candidates: &[Candidate],
-) -> PayerError {
+) -> Result<Address, PayerError> {
     match candidates.iter().max_by_key(|candidate| candidate.balance.clone()) {
-        Some(richest) => PayerError::Funds {
+        Some(richest) if purpose.is_urgent() && richest.balance.is_positive() => {
+            let (key, have) = (address::to_mainnet_text(&richest.key), &richest.balance);
+            warn!(
+                miner,
+                "{key} has {have} FIL, less than the highest fee of a {purpose} message of {miner} ({need} FIL), and sends it all the same: send funds to it"
+            );
+            Ok(richest.key)
+        }
+        Some(richest) => Err(PayerError::Funds {
             miner,
             purpose,
             need: need.clone(),
             richest: address::to_mainnet_text(&richest.key),
             have: richest.balance.clone(),
-        },
+        }),
         None => {
             let looked_for = order.iter().map(address::to_mainnet_text).collect::<Vec<_>>().join(", ");
-            PayerError::NoKey { miner, purpose, looked_for }
+            Err(PayerError::NoKey { miner, purpose, looked_for })
         }
     }
 }
 
-/// Addresses to try, in order, each once.
-fn order(info: &MinerInfo, set: &AddressSet, purpose: Purpose) -> Result<Vec<Address>, PayerError> {
+/// The configured addresses by id, as a miner's information has them: the same key must not count as two. One that the chain
+/// has never seen stays as it is written.
+async fn ids_of<'a>(chain: &Client, miner: &str, set: &'a AddressSet) -> Result<HashMap<&'a str, Address>, PayerError> {
+    let mut ids = HashMap::new();
+    for text in configured(set).into_iter().flatten() {
+        let address = address::parse(text).map_err(|_| PayerError::Config { text: text.clone() })?;
+        let id = match chain.state_lookup_id(&address, &TipSetKey::HEAD).await {
+            Ok(id) => id,
+            Err(error) if error.is_actor_not_found() => address,
+            Err(source) => return Err(PayerError::Chain { miner: miner.to_owned(), source }),
+        };
+        ids.insert(text.as_str(), id);
+    }
+    Ok(ids)
+}
+
+/// All that the configuration names for something.
+fn configured(set: &AddressSet) -> [&[String]; 4] {
     let AddressSet {
         pre_commit_control,
         commit_control,
         terminate_control,
         post_control,
-        disable_owner_fallback,
-        disable_worker_fallback,
+        disable_owner_fallback: _,
+        disable_worker_fallback: _,
         miner_addresses: _,
     } = set;
-    let configured = match purpose {
-        Purpose::PreCommit => parse(pre_commit_control)?,
-        Purpose::Commit => parse(commit_control)?,
-        Purpose::WindowPost | Purpose::DeclareFaults | Purpose::DeclareRecovered => parse(post_control)?,
-        Purpose::Terminate | Purpose::Extend => parse(terminate_control)?,
+    [pre_commit_control, commit_control, terminate_control, post_control]
+}
+
+/// Addresses to try, in order, each once. `ids` has every address of the set.
+fn order(info: &MinerInfo, set: &AddressSet, purpose: Purpose, ids: &HashMap<&str, Address>) -> Vec<Address> {
+    let for_purpose = match purpose {
+        Purpose::PreCommit => &set.pre_commit_control,
+        Purpose::Commit => &set.commit_control,
+        Purpose::WindowPost | Purpose::DeclareFaults | Purpose::DeclareRecovered => &set.post_control,
+        Purpose::Terminate | Purpose::Extend => &set.terminate_control,
     };
-    let mut reserved: HashSet<Address> = HashSet::new();
-    for list in [pre_commit_control, commit_control, terminate_control, post_control] {
-        reserved.extend(parse(list)?);
-    }
-    let mut order = configured;
+    let reserved: HashSet<&Address> = ids.values().collect();
+    let mut order: Vec<Address> = for_purpose.iter().filter_map(|text| ids.get(text.as_str())).copied().collect();
     order.extend(info.control_addresses.iter().filter(|address| !reserved.contains(address)));
-    if !disable_worker_fallback {
+    if !set.disable_worker_fallback {
         order.push(info.worker);
     }
-    if !disable_owner_fallback {
+    if !set.disable_owner_fallback {
         order.push(info.owner);
     }
     let mut seen = HashSet::new();
     order.retain(|address| seen.insert(*address));
-    Ok(order)
-}
-
-fn parse(texts: &[String]) -> Result<Vec<Address>, PayerError> {
-    texts.iter().map(|text| address::parse(text).map_err(|_| PayerError::Config { text: text.clone() })).collect()
+    order
 }
 
 #[cfg(test)]
@@ -161,8 +188,14 @@ mod tests {
         }
     }
 
-    fn ids(order: &[Address]) -> Vec<u64> {
+    fn numbers(order: &[Address]) -> Vec<u64> {
         order.iter().map(|address| address.id().expect("all are id addresses")).collect()
+    }
+
+    /// The configured addresses as they are written.
+    fn written(set: &AddressSet) -> HashMap<&str, Address> {
+        let texts = configured(set).into_iter().flatten();
+        texts.map(|text| (text.as_str(), address::parse(text).expect("it is an address"))).collect()
     }
 
     #[test]
@@ -182,8 +215,8 @@ mod tests {
             (set(&["f03"], &["f04"], true, true), &[3]),
         ];
         for (set, expected) in table {
-            let order = order(&info(), &set, Purpose::PreCommit).expect("the addresses are fine");
-            assert_eq!(ids(&order), expected, "{set:?}");
+            let order = order(&info(), &set, Purpose::PreCommit, &written(&set));
+            assert_eq!(numbers(&order), expected, "{set:?}");
         }
     }
 
@@ -202,28 +235,54 @@ mod tests {
             (Purpose::Commit, &[3, 2, 1]),
         ];
         for (purpose, expected) in table {
-            let order = order(&info(), &set, purpose).expect("the addresses are fine");
-            assert_eq!(ids(&order), expected, "{purpose}");
+            let order = order(&info(), &set, purpose, &written(&set));
+            assert_eq!(numbers(&order), expected, "{purpose}");
         }
+    }
+
+    /// Once a key that was configured as `f3...` was taken for another than the control address of its id, and paid for
+    /// everything.
+    #[test]
+    fn a_key_that_is_configured_by_its_key_address_is_known_among_the_control_addresses() {
+        let text = "f1abjxfbp274xpdqcpuaykwkfb43omjotacm2p3za";
+        let set = AddressSet { post_control: vec![text.to_owned()], ..AddressSet::default() };
+        let ids = HashMap::from([(text, Address::new_id(4))]);
+        let table: [(Purpose, &[u64]); 2] = [(Purpose::WindowPost, &[4, 3, 2, 1]), (Purpose::Commit, &[3, 2, 1])];
+        for (purpose, expected) in table {
+            assert_eq!(numbers(&order(&info(), &set, purpose, &ids)), expected, "{purpose}");
+        }
+    }
+
+    /// Keys 7 and 8 with these balances, each below the need.
+    fn best(purpose: Purpose, balances: [u64; 2]) -> Result<Address, PayerError> {
+        let candidates: Vec<Candidate> = [7, 8]
+            .into_iter()
+            .zip(balances)
+            .map(|(id, atto)| Candidate { key: Address::new_id(id), balance: TokenAmount::from_atto(atto) })
+            .collect();
+        best_of("f01000".to_owned(), purpose, &TokenAmount::from_atto(10), &[], &candidates)
     }
 
     #[test]
     fn without_funds_the_richest_key_is_named() {
-        let candidates = [(7, 5), (8, 9)]
-            .map(|(id, atto)| Candidate { key: Address::new_id(id), balance: TokenAmount::from_atto(atto) });
-        let error = refusal("f01000".to_owned(), Purpose::Commit, &TokenAmount::from_atto(10), &[], &candidates);
+        let error = best(Purpose::Commit, [5, 9]).expect_err("nothing pays");
         assert!(error.to_string().contains("f08"), "{error}");
+    }
+
+    /// Once a wallet that could pay for a hundred proofs sent none, as it could not pay the highest fee of one.
+    #[test]
+    fn a_message_with_a_deadline_goes_out_by_the_richest_key() {
+        for purpose in Purpose::ALL.into_iter().filter(|purpose| purpose.is_urgent()) {
+            assert_eq!(best(purpose, [5, 9]).expect("a key"), Address::new_id(8), "{purpose}");
+            assert!(matches!(best(purpose, [0, 0]), Err(PayerError::Funds { .. })), "{purpose}");
+        }
     }
 
     #[test]
     fn without_a_key_all_that_were_looked_for_are_named() {
-        let error = refusal(
-            "f01000".to_owned(),
-            Purpose::PreCommit,
-            &TokenAmount::from_atto(10),
-            &[Address::new_id(1), Address::new_id(2)],
-            &[],
-        );
+        let order = [Address::new_id(1), Address::new_id(2)];
+        let error = best_of("f01000".to_owned(), Purpose::PreCommit, &TokenAmount::from_atto(10), &order, &[])
+            .expect_err("nobody pays");
         assert!(error.to_string().contains("f01, f02"), "{error}");
     }
 }

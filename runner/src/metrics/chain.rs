@@ -1,6 +1,7 @@
 //! The numbers of the chain scheduler and of the fence.
 
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -25,12 +26,12 @@ struct OfCall {
 /// Registers the state of the chain as this machine sees it. There is no verdict before the first head.
 pub(super) fn register(registry: &mut Registry, status: ChainStatus, verdict: Option<Verdict>) {
     let ChainStatus { head, handlers } = status;
-    if let Some((epoch, seen)) = head {
-        let (head, age) = (Gauge::<i64>::default(), Gauge::<i64>::default());
+    if let Some((epoch, began)) = head {
+        let (head, seconds) = (Gauge::<i64>::default(), Gauge::<i64>::default());
         head.set(epoch.0);
-        age.set(i64::try_from(seen.elapsed().as_secs()).unwrap_or(i64::MAX));
+        seconds.set(i64::try_from(age(began).as_secs()).unwrap_or(i64::MAX));
         registry.register("curio_chain_head_epoch", "Epoch of the chain's head", head);
-        registry.register("curio_chain_head_age_seconds", "Time since the head was seen", age);
+        registry.register("curio_chain_head_age_seconds", "Time since the head's epoch began", seconds);
     }
     if let Some(verdict) = verdict {
         let held = Gauge::<i64>::default();
@@ -61,10 +62,16 @@ pub(super) fn register(registry: &mut Registry, status: ChainStatus, verdict: Op
     registry.register("curio_chain_handler_epoch", "Newest head that each handler is through with", epochs);
 }
 
+/// Time since an epoch began. By the clock rather than since somebody told of it, so that a node that lags behind its network
+/// and goes on from there shows.
+pub(super) fn age(began: SystemTime) -> Duration {
+    // The clock of the block's miner may be a little ahead of ours.
+    began.elapsed().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use curio_core::Epoch;
     use prometheus_client::encoding::text::encode;
@@ -96,5 +103,13 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn an_old_head_is_old_however_lately_it_came_and_one_of_the_future_is_new() {
+        let now = SystemTime::now();
+        let old = age(now - Duration::from_secs(3000));
+        assert!((3000..3010).contains(&old.as_secs()), "{old:?}");
+        assert_eq!(age(now + Duration::from_secs(60)), Duration::ZERO);
     }
 }

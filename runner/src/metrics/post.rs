@@ -35,7 +35,7 @@ struct OfLoss {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
     pub head: Epoch,
-    /// Since the head came.
+    /// Since the head's epoch began.
     pub age: Duration,
     pub block_delay: Duration,
 }

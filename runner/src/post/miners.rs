@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use curio_chain::address;
-use curio_core::SpId;
 use curio_core::config::Config;
+use curio_core::{Failure, SpId};
 use curio_harmony::{Db, DbError};
 
 use crate::storage::from_column;
@@ -21,6 +21,26 @@ pub async fn of(db: &Db, config: &Config) -> Result<Vec<SpId>, DbError> {
     let mut miners = named(config);
     miners.extend(numbered(db).await?);
     Ok(miners.into_iter().collect())
+}
+
+/// What went wrong while all miners were looked after: the trouble of one must not keep the others from proving.
+#[derive(Debug, Default)]
+pub struct Troubles(Vec<String>);
+
+impl Troubles {
+    pub fn note(&mut self, sp: SpId, outcome: Result<(), Failure>) {
+        if let Err(failure) = outcome {
+            self.0.push(format!("{sp}: {failure}"));
+        }
+    }
+
+    /// One failure that names all of them, so that whoever is told it may say it once, and again when it is another.
+    ///
+    /// # Errors
+    /// When there was trouble.
+    pub fn into_result(self) -> Result<(), Failure> {
+        if self.0.is_empty() { Ok(()) } else { Err(Failure::retry(self.0.join("; "))) }
+    }
 }
 
 async fn numbered(db: &Db) -> Result<Vec<SpId>, DbError> {
@@ -40,6 +60,17 @@ mod tests {
     use curio_core::config::AddressSet;
 
     use super::*;
+
+    #[test]
+    fn the_trouble_of_every_miner_is_told() {
+        let mut troubles = Troubles::default();
+        troubles.note(SpId(1000), Err(Failure::retry("no power")));
+        troubles.note(SpId(1001), Ok(()));
+        troubles.note(SpId(1002), Err(Failure::retry("no miner")));
+        let told = troubles.into_result().expect_err("two miners are in trouble").to_string();
+        assert_eq!(told, "f01000: no power; f01002: no miner");
+        assert!(Troubles::default().into_result().is_ok());
+    }
 
     #[test]
     fn miners_are_named_by_their_ids_once_and_nothing_else_is_a_miner() {

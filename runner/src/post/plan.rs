@@ -49,7 +49,7 @@ impl Load {
             .map(|(partition, sectors)| {
                 let proven = (next..next + sectors).collect();
                 next += sectors;
-                Waiting { partition, proven, recovering: false }
+                Waiting { partition, proven, recovering: false, again: false }
             })
             .collect();
         let partition_sectors = self.proof.partition_sectors();
@@ -205,29 +205,16 @@ mod tests {
         snark: Duration::from_secs(180),
         partitions_at_once: 1,
     };
-    /// 74 rounds of half a second for a full partition, and its SNARK.
+    /// 147 rounds of half a second for a full partition, and its SNARK.
     const PARTITION: Duration = Duration::from_millis(147 * 500 + 180_000);
 
-    /// The first deadline of a period on the real network.
-    fn real_deadline() -> DeadlineInfo {
-        DeadlineInfo {
-            current_epoch: Epoch(0),
-            period_start: Epoch(0),
-            index: 0,
-            open: Epoch(0),
-            close: Epoch(60),
-            challenge: Epoch(-20),
-            fault_cutoff: Epoch(-70),
-            wpost_period_deadlines: 48,
-            wpost_proving_period: 2880,
-            wpost_challenge_window: 60,
-            wpost_challenge_lookback: 20,
-            fault_declaration_cutoff: 70,
-        }
+    /// On the public networks, when a message needs so many epochs to land.
+    fn budget_with(landing_epochs: i64) -> Duration {
+        budget(&DeadlineInfo::of_public_networks(Epoch(0), 0, Epoch(0)), landing_epochs, Duration::from_secs(30))
     }
 
     fn real_budget() -> Duration {
-        budget(&real_deadline(), 5, Duration::from_secs(30))
+        budget_with(5)
     }
 
     #[test]
@@ -243,7 +230,7 @@ mod tests {
     #[test]
     fn the_time_is_that_from_the_challenge_to_the_last_message() {
         assert_eq!(real_budget(), Duration::from_secs(30 * (79 - 5)));
-        assert_eq!(budget(&real_deadline(), 500, Duration::from_secs(30)), Duration::ZERO);
+        assert_eq!(budget_with(500), Duration::ZERO);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use curio_core::{SealProof, SpId};
+use curio_core::{Failure, SealProof, SpId};
 use curio_proofs::PostKind;
 use curio_proofs::child::{PostSector, Progress, Request, Response, VanillaPost};
 use tokio::sync::mpsc;
@@ -33,11 +33,11 @@ pub struct VanillaLimits {
 }
 
 impl Prover {
-    /// The outcome of every sector. One that has none when the time is over gets a sentence that says so; those that
-    /// came before count, and the child is dead then.
+    /// The outcome of every sector. One that has none when the time is over, or when the child has died, gets a sentence
+    /// that says so; those that came before count.
     ///
     /// # Errors
-    /// As [`Prover::call`]: the child died or could not be started.
+    /// As [`Prover::call`]: the child could not be started, or died before it told of any sector.
     pub async fn vanilla_posts(
         &self,
         call: VanillaCall,
@@ -57,12 +57,15 @@ impl Prover {
         };
         let mut outcomes = BTreeMap::new();
         let running = self.call_watched(&request, cancelled, watch);
-        let over = gather(&mut outcomes, running, &mut told, limits).await?;
-        if let Some(waited) = over {
-            for number in numbers {
-                let late = || Err(format!("the files of sector {number} did not answer within {waited:?}"));
-                outcomes.entry(number).or_insert_with(late);
-            }
+        let why = match gather(&mut outcomes, running, &mut told, limits).await {
+            Ok(None) => "were not read".to_owned(),
+            Ok(Some(waited)) => format!("did not answer within {waited:?}"),
+            Err(error) if outcomes.is_empty() || matches!(error, ProveError::Cancelled) => return Err(error),
+            // One file may bring the process down, and must not take those with it that were read already.
+            Err(error) => format!("were not read: {}", Failure::Retry(Box::new(error))),
+        };
+        for number in numbers {
+            outcomes.entry(number).or_insert_with(|| Err(format!("the files of sector {number} {why}")));
         }
         Ok(outcomes)
     }
@@ -86,13 +89,11 @@ async fn gather(
                 outcomes.insert(number, outcome);
             }
             ended = &mut running => {
+                while let Ok(VanillaPost { number, outcome }) = told.try_recv() {
+                    outcomes.insert(number, outcome);
+                }
                 return match ended? {
-                    Response::VanillaPosts => {
-                        while let Ok(VanillaPost { number, outcome }) = told.try_recv() {
-                            outcomes.insert(number, outcome);
-                        }
-                        Ok(None)
-                    }
+                    Response::VanillaPosts => Ok(None),
                     _ => Err(ProveError::Unexpected("no vanilla proofs")),
                 };
             }
@@ -176,5 +177,27 @@ mod tests {
         let error = ask(dir.path(), &script, limits).await.unwrap_err();
         assert!(matches!(error, ProveError::Call(_)), "{error}");
         assert!(matches!(ask(dir.path(), "exit 3", limits).await, Err(ProveError::Died { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_dies_over_a_file_loses_none_that_it_has_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!("cat >/dev/null; echo '{}'; exit 3", told(2, Ok(vec![2])));
+        let outcomes = ask(dir.path(), &script, VanillaLimits { single: LONG, whole: LONG }).await.unwrap();
+        assert_eq!(outcomes[&2], Ok(vec![2]));
+        for number in [1, 3] {
+            let sentence = outcomes[&number].as_ref().unwrap_err();
+            let begin = format!("the files of sector {number} were not read: the proof process ended without a result");
+            assert!(sentence.starts_with(&begin), "{sentence}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sector_that_the_child_passes_over_has_an_outcome() {
+        let dir = tempfile::tempdir().unwrap();
+        let done = line(&Message::Done(Response::VanillaPosts));
+        let script = format!("cat >/dev/null; printf '%s\\n' '{}' '{done}'", told(2, Ok(vec![2])));
+        let outcomes = ask(dir.path(), &script, VanillaLimits { single: LONG, whole: LONG }).await.unwrap();
+        assert_eq!(outcomes[&1], Err("the files of sector 1 were not read".to_owned()));
     }
 }

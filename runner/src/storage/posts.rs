@@ -34,6 +34,12 @@ pub struct VanillaPosts {
     pub sectors: Vec<ChallengedSector>,
 }
 
+impl VanillaPosts {
+    /// Most sectors that should be asked for together, about those of a partition: more could be too long a request for
+    /// another machine, and their proofs too much memory here.
+    pub const MOST_SECTORS: usize = 2400;
+}
+
 /// A sector and the leaves that are asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChallengedSector {
@@ -69,6 +75,11 @@ impl PostLimits {
         };
         let (single, whole) = (proving.single_check_timeout.get(), proving.partition_check_timeout.get());
         PostLimits { parallel, single, whole }
+    }
+
+    /// The same within `time`: what hangs is given up early enough for its second try.
+    pub fn within(self, time: Duration) -> PostLimits {
+        PostLimits { single: self.single.min(time / 2), whole: self.whole.min(time), ..self }
     }
 }
 
@@ -254,6 +265,16 @@ mod tests {
     fn a_sector_without_files_is_not_asked_for() {
         let plan = plan(&Places::default(), sectors(0..1), 0);
         assert_eq!((plan.batches.len(), plan.nowhere.len()), (0, 1));
+    }
+
+    #[test]
+    fn limits_only_shrink_with_the_time_that_is_left_and_leave_half_of_it_for_a_second_try() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let limits = PostLimits { parallel: 3, single: minutes(10), whole: minutes(20) };
+        for (left, single, whole) in [(40, 10, 20), (20, 10, 20), (12, 6, 12), (0, 0, 0)] {
+            let expected = PostLimits { parallel: 3, single: minutes(single), whole: minutes(whole) };
+            assert_eq!(limits.within(minutes(left)), expected, "{left} minutes");
+        }
     }
 
     #[test]

@@ -194,7 +194,7 @@ pub async fn attach(world: &World, machine: &str, sectors: &[u64]) {
 }
 
 /// Puts a sector's sealed file and cache into the index, as the task would have that moved them there.
-async fn declare(world: &World, number: u64, machine: &str) {
+pub async fn declare(world: &World, number: u64, machine: &str) {
     let declared = sqlx::query(
         "INSERT INTO sector_location (miner_id, sector_num, sector_filetype, storage_id, size_bytes)
          SELECT $1, $2, filetype, storage_id, 2048

@@ -9,12 +9,12 @@
 use curio_chain::address;
 use curio_chain::message::method;
 use curio_chain::types::{DeadlineInfo, Partition, TipSetKey};
-use curio_core::Epoch;
+use curio_core::{Epoch, SpId};
 use curio_devnet::{Options, PostPolicy};
 use curio_proofs::params::{self, Circuit, Set};
 
 pub use crate::support::provider::file;
-use crate::support::provider::{self, PROOF, Windows, attach, commit, make_miner, seal};
+use crate::support::provider::{self, PROOF, Windows, attach, commit, declare, make_miner, seal};
 use crate::support::world::{World, until};
 
 /// Three deadlines: new sectors go neither into the open one nor into the next, so all of them into the third.
@@ -42,6 +42,28 @@ pub async fn proving_world(db_url: &str, machines: &[&str]) -> World {
     world
 }
 
+/// Makes another miner, with so many sectors on the path of a machine; the world's miner is this one from now on.
+pub async fn add_miner(world: &mut World, machine: &str, sectors: u64) {
+    let first = world.sp;
+    let worker = make_miner(world).await;
+    let mut commitments = Vec::new();
+    for number in 0..sectors {
+        commitments.push(seal(world, machine, number).await);
+    }
+    commit(world, worker, &commitments).await;
+    for number in 0..sectors {
+        declare(world, number, machine).await;
+    }
+    world.layer(POST, &post_layer(&[first, world.sp])).await;
+}
+
+/// The layer of a machine that proves for these miners.
+fn post_layer(miners: &[SpId]) -> String {
+    // The first actor is no miner: its trouble must not keep runners from proving the others.
+    let names = miners.iter().map(|sp| format!(", \"{sp}\"")).collect::<String>();
+    format!("[[Addresses]]\nMinerAddresses = [\"f099\"{names}]\n[Subsystems]\nEnableWindowPost = true\n")
+}
+
 async fn configure(world: &World, machines: &[&str]) {
     let secret = world.path("secret");
     std::fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").expect("the secret is written");
@@ -54,12 +76,7 @@ async fn configure(world: &World, machines: &[&str]) {
         secret.display()
     );
     world.layer("base", &base).await;
-    // The first actor is no miner: its trouble must not keep runners from proving the other.
-    let post = format!(
-        "[[Addresses]]\nMinerAddresses = [\"f099\", \"{}\"]\n[Subsystems]\nEnableWindowPost = true\n",
-        world.sp
-    );
-    world.layer(POST, &post).await;
+    world.layer(POST, &post_layer(&[world.sp])).await;
     world.layer(STORE, "[Subsystems]\nEnableMoveStorage = true\n").await;
     let names: std::collections::BTreeSet<&str> = machines.iter().copied().collect();
     for name in names {
@@ -74,7 +91,7 @@ pub async fn window(world: &World) -> DeadlineInfo {
     let now = world.chain.state_miner_proving_deadline(&miner, &TipSetKey::HEAD).await.expect("the chain answers");
     let place = world.chain.state_sector_partition(&miner, 0, &TipSetKey::HEAD).await.expect("the sector has a place");
     let now = now.seen_from(world.devnet.head().height);
-    now.at(now.period_start, place.deadline).next_not_elapsed()
+    now.window_of(place.deadline)
 }
 
 /// Makes epochs until the head is there.
@@ -116,15 +133,16 @@ pub struct Proof {
 /// Columns of [`Proof`].
 type Columns = (i64, i64, bool, Vec<i64>, Vec<i64>, Vec<u8>, String, bool);
 
-/// Proofs of a window, by partition.
+/// Proofs of a window of the world's miner, by partition.
 pub async fn proofs(world: &World, window: &DeadlineInfo) -> Vec<Proof> {
     let rows: Vec<Columns> = sqlx::query_as(
         "SELECT proving_period_start, partition, proof IS NOT NULL, proven_sectors, skipped_sectors, challenge_rand, made_by,
                 landed_epoch IS NOT NULL
-         FROM wdpost_proofs WHERE proving_period_start = $1 AND deadline = $2 ORDER BY partition",
+         FROM wdpost_proofs WHERE proving_period_start = $1 AND deadline = $2 AND sp_id = $3 ORDER BY partition",
     )
     .bind(window.period_start.0)
     .bind(window.index as i64)
+    .bind(world.sp.0 as i64)
     .fetch_all(world.db.pool())
     .await
     .unwrap_or_default();
@@ -171,14 +189,15 @@ pub async fn until_landed(world: &World, purpose: &str, count: usize) {
     .await;
 }
 
-/// Outcomes of a window's partitions, by partition; none for one that is not over.
+/// Outcomes of a window's partitions, by partition; none for one that is not over. Of the world's miner.
 pub async fn outcomes(world: &World, window: &DeadlineInfo) -> Vec<Option<String>> {
     sqlx::query_scalar(
         "SELECT outcome FROM wdpost_partition_tasks
-         WHERE proving_period_start = $1 AND deadline_index = $2 ORDER BY partition_index",
+         WHERE proving_period_start = $1 AND deadline_index = $2 AND sp_id = $3 ORDER BY partition_index",
     )
     .bind(window.period_start.0)
     .bind(window.index as i64)
+    .bind(world.sp.0 as i64)
     .fetch_all(world.db.pool())
     .await
     .unwrap_or_default()

@@ -215,6 +215,39 @@ async fn a_failed_call_is_repeated_without_a_new_head_and_told_the_same() {
     done(again);
 }
 
+/// Panics when it is called first, then hands its calls to the test.
+struct Panicking {
+    once: AtomicBool,
+    then: Arc<Told>,
+}
+
+impl HeadHandler for Panicking {
+    fn name(&self) -> &'static str {
+        self.then.name()
+    }
+
+    fn on_head<'a>(&'a self, update: &'a HeadUpdate) -> BoxFuture<'a, Result<(), Failure>> {
+        assert!(self.once.swap(true, Ordering::AcqRel), "a defect of the handler");
+        self.then.on_head(update)
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_is_called_again() {
+    let (then, mut calls) = told("handler");
+    let bounds = Bounds { again: Duration::from_millis(20), ..PATIENT };
+    let panicking = Arc::new(Panicking { once: AtomicBool::new(false), then });
+    let rig = Rig::start(ChainScheduler::new(Arc::new(Open), bounds).handler(panicking));
+
+    rig.apply(5);
+    let again = next(&mut calls).await;
+
+    assert_eq!(again.update, update(5, None));
+    let status = rig.scheduled.status().read().handlers["handler"].clone();
+    assert_eq!((status.error.as_deref(), status.calls), (Some("it panicked"), BTreeMap::from([(CallEnd::Failed, 1)])));
+    done(again);
+}
+
 #[tokio::test]
 async fn a_call_that_takes_too_long_is_given_up() {
     let (handler, mut calls) = told("handler");

@@ -130,21 +130,7 @@ mod tests {
     }
 
     fn window(epoch: i64) -> DeadlineInfo {
-        let policy = DeadlineInfo {
-            current_epoch: Epoch(epoch),
-            period_start: Epoch(0),
-            index: 0,
-            open: Epoch(0),
-            close: Epoch(0),
-            challenge: Epoch(0),
-            fault_cutoff: Epoch(0),
-            wpost_period_deadlines: 48,
-            wpost_proving_period: 2880,
-            wpost_challenge_window: 60,
-            wpost_challenge_lookback: 20,
-            fault_declaration_cutoff: 70,
-        };
-        policy.at(Epoch(0), 2)
+        DeadlineInfo::of_public_networks(Epoch(0), 2, Epoch(epoch))
     }
 
     #[test]

@@ -78,10 +78,9 @@ pub(super) fn landed(search: Result<bool, RpcError>) -> Pushed {
     match search {
         Ok(true) => Pushed::Taken,
         Ok(false) => Pushed::Later,
-        // The node never saw it, or says outright that another one was executed.
-        Err(error) if error.is_message_replaced() || error.node_message().is_some() => {
-            Pushed::Refused(error.to_string())
-        }
+        // The node says outright that another one was executed, or has never seen this one.
+        Err(error) if error.is_message_replaced() || error.is_not_yet() => Pushed::Refused(error.to_string()),
+        // Nothing was learned. A message that is called refused is asked for anew, and nobody watches it any more.
         Err(_) => Pushed::Later,
     }
 }
@@ -136,6 +135,8 @@ mod tests {
         };
         assert_eq!(pushed(Err(&lost)), Pushed::Later);
         assert_eq!(landed(Err(lost)), Pushed::Later);
+        // Once any error of the node was taken for a refusal, and a message that had landed was asked for again.
+        assert_eq!(landed(Err(said("failed to load state tree: context deadline exceeded"))), Pushed::Later);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use curio_chain::TokenAmount;
 use curio_chain::address::id_address;
 use curio_chain::message::{
@@ -10,6 +11,7 @@ use curio_chain::message::{
 use curio_chain::types::Message;
 use curio_core::{Epoch, SectorRef, SpId};
 use curio_harmony::{Db, DbError, Tx, TxError};
+use sha2::{Digest, Sha256};
 use tracing::info;
 
 use super::on_chain::{OnChain, Placed};
@@ -32,13 +34,14 @@ pub struct Approved {
 struct Asked {
     change: Change,
     generation: i32,
+    at: DateTime<Utc>,
 }
 
 /// Approves what was asked for these sectors, and asks for one message that does it.
 ///
 /// # Errors
-/// A sector for which nobody asked; what the chain would refuse now; no key that can pay; chain or database away.
-/// Then nothing is approved.
+/// A sector for which nobody asked, or asked anew meanwhile; what the chain would refuse now; no key that can pay; chain
+/// or database away. Then nothing is approved.
 pub async fn approve(
     around: Surroundings<'_>,
     sp: SpId,
@@ -73,24 +76,31 @@ pub async fn approve(
     let from = payer::choose(around.chain, around.config, sp, kind.purpose(), &max_fee).await?;
     let message = Message::new(from, id_address(sp), method, TokenAmount::default(), params);
     let request = outbox::Request { key: key(sp, kind, &asked), purpose: kind.purpose(), message, max_fee };
-    let (numbers, approver) = (to_columns(sectors), by.to_owned());
+    let numbers = to_columns(&asked.keys().copied().collect::<Vec<u64>>());
+    let times: Vec<DateTime<Utc>> = asked.values().map(|asked| asked.at).collect();
+    let approver = by.to_owned();
     let send_id = around
         .db
         .transaction("approve sector changes", move |tx| {
-            let (request, numbers, approver) = (request.clone(), numbers.clone(), approver.clone());
-            Box::pin(async move { store(tx, (sp, kind), &numbers, &approver, &request).await })
+            let (request, numbers, times, approver) =
+                (request.clone(), numbers.clone(), times.clone(), approver.clone());
+            Box::pin(async move { store(tx, (sp, kind), (&numbers, &times), &approver, &request).await })
         })
-        .await?;
+        .await;
+    let send_id = match send_id {
+        Err(TxError::Rollback) => return Err(ChangeError::AskedAnew { change: kind }),
+        outcome => outcome?,
+    };
     info!(sp = %sp, "{by} approved to {kind} {} sectors of {sp}", sectors.len());
     Ok(Approved { send_id, sectors: sectors.to_vec() })
 }
 
 fn may_terminate(found: &OnChain, sector: SectorRef, placed: &Placed) -> Result<(), ChangeError> {
-    let deadline = found.now.at(found.now.period_start, placed.deadline);
-    if deadline.is_mutable() {
+    let window = found.now.window_of(placed.deadline);
+    if window.is_mutable() {
         return Ok(());
     }
-    Err(ChangeError::Immutable { sector, deadline: placed.deadline, after: deadline.next_not_elapsed().last() })
+    Err(ChangeError::Immutable { sector, deadline: placed.deadline, after: window.last() })
 }
 
 /// Sectors by deadline and partition.
@@ -132,16 +142,16 @@ fn extensions(found: &OnChain, asked: &BTreeMap<u64, Asked>) -> ExtendSectorExpi
     ExtendSectorExpiration2Params { extensions }
 }
 
-/// The same sectors in the same generation are the same message.
+/// The same sectors in the same generation are the same message. There may be thousands, which no index would take.
 fn key(sp: SpId, kind: ChangeKind, asked: &BTreeMap<u64, Asked>) -> String {
     let sectors =
         asked.iter().map(|(number, asked)| format!("{number}.{}", asked.generation)).collect::<Vec<_>>().join(",");
-    format!("{}/{sp}/{sectors}", kind.purpose())
+    format!("{}/{sp}/{}/{}", kind.purpose(), asked.len(), hex::encode(Sha256::digest(sectors)))
 }
 
 async fn asked(db: &Db, sp: SpId, sectors: &[u64], kind: ChangeKind) -> Result<BTreeMap<u64, Asked>, DbError> {
     let rows = sqlx::query!(
-        "SELECT sector_number, new_expiration, generation FROM sector_changes
+        "SELECT sector_number, new_expiration, generation, asked_at FROM sector_changes
          WHERE sp_id = $1 AND sector_number = ANY ($2) AND change = $3 AND approved_at IS NULL",
         to_column(sp.0),
         &to_columns(sectors),
@@ -152,7 +162,7 @@ async fn asked(db: &Db, sp: SpId, sectors: &[u64], kind: ChangeKind) -> Result<B
     let rows = rows.into_iter().map(|row| {
         let change =
             row.new_expiration.map_or(Change::Terminate, |epoch| Change::Extend { new_expiration: Epoch(epoch) });
-        (from_column(row.sector_number), Asked { change, generation: row.generation })
+        (from_column(row.sector_number), Asked { change, generation: row.generation, at: row.asked_at })
     });
     Ok(rows.collect())
 }
@@ -160,37 +170,99 @@ async fn asked(db: &Db, sp: SpId, sectors: &[u64], kind: ChangeKind) -> Result<B
 async fn store(
     tx: &mut Tx,
     (sp, kind): (SpId, ChangeKind),
-    numbers: &[i64],
+    (numbers, times): (&[i64], &[DateTime<Utc>]),
     by: &str,
     request: &outbox::Request,
 ) -> Result<i64, TxError> {
     let send_id = outbox::ask(tx, request).await?;
     let done = sqlx::query!(
-        "UPDATE sector_changes SET approved_at = now(), approved_by = $4, send_id = $5
-         WHERE sp_id = $1 AND sector_number = ANY ($2) AND change = $3 AND approved_at IS NULL",
+        "UPDATE sector_changes c SET approved_at = now(), approved_by = $4, send_id = $5
+         FROM unnest($2::bigint[], $6::timestamptz[]) AS seen (number, asked_at)
+         WHERE c.sp_id = $1 AND c.sector_number = seen.number AND c.change = $3 AND c.approved_at IS NULL
+           AND c.asked_at = seen.asked_at",
         to_column(sp.0),
         numbers,
         kind.as_str(),
         by,
-        send_id
+        send_id,
+        times
     )
     .execute(&mut *tx)
     .await?;
-    // Somebody asked for something else, or approved it, at the same time.
+    // Somebody asked for something else, or approved it, since it was read: the message would not be what is asked.
     if done.rows_affected() == numbers.len() as u64 { Ok(send_id) } else { Err(TxError::Rollback) }
 }
 
 #[cfg(test)]
 mod tests {
+    use curio_chain::Address;
+    use curio_harmony::testing::TestDb;
+
     use super::*;
+
+    const SP: SpId = SpId(1000);
+
+    /// Somebody asks that sectors 3 and 4 are kept until an epoch.
+    async fn ask(db: &Db, until: i64) {
+        let query = "INSERT INTO sector_changes (sp_id, sector_number, change, new_expiration, asked_by)
+                     SELECT 1000, number, 'extend', $1, 'alice' FROM unnest(ARRAY[3, 4]) AS number
+                     ON CONFLICT (sp_id, sector_number, change) DO UPDATE
+                     SET new_expiration = excluded.new_expiration, asked_at = now()";
+        sqlx::query(query).bind(until).execute(db.pool()).await.expect("the database answers");
+    }
+
+    /// The second half of an approval.
+    async fn approve(db: &Db, asked: &BTreeMap<u64, Asked>) -> Result<i64, TxError> {
+        let to = id_address(SP);
+        let message =
+            Message::new(Address::new_id(1), to, method::EXTEND_SECTOR_EXPIRATION2, TokenAmount::default(), Vec::new());
+        let request = outbox::Request {
+            key: key(SP, ChangeKind::Extend, asked),
+            purpose: ChangeKind::Extend.purpose(),
+            message,
+            max_fee: TokenAmount::default(),
+        };
+        let numbers = to_columns(&asked.keys().copied().collect::<Vec<u64>>());
+        let times: Vec<DateTime<Utc>> = asked.values().map(|asked| asked.at).collect();
+        let approved = db.transaction("approve in a test", move |tx| {
+            let (request, numbers, times) = (request.clone(), numbers.clone(), times.clone());
+            Box::pin(async move { store(tx, (SP, ChangeKind::Extend), (&numbers, &times), "bob", &request).await })
+        });
+        approved.await
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_anew_while_it_is_approved_needs_another_approval() {
+        let database = TestDb::new().await;
+        let db = database.db();
+        ask(db, 1000).await;
+        let seen = asked(db, SP, &[3, 4], ChangeKind::Extend).await.expect("the database answers");
+        ask(db, 2000).await;
+
+        assert!(matches!(approve(db, &seen).await, Err(TxError::Rollback)), "this would keep them until epoch 1000");
+        let sends = outbox::list(db).await.expect("the database answers");
+        assert!(sends.is_empty(), "{sends:?}");
+        let seen = asked(db, SP, &[3, 4], ChangeKind::Extend).await.expect("the database answers");
+        assert_eq!(seen[&3].change, Change::Extend { new_expiration: Epoch(2000) });
+        approve(db, &seen).await.expect("nobody asked anew");
+    }
 
     #[test]
     fn another_generation_of_one_sector_is_another_message() {
-        let asked = |generation| BTreeMap::from([(3, Asked { change: Change::Terminate, generation })]);
-        assert_eq!(key(SpId(1000), ChangeKind::Terminate, &asked(0)), "terminate/f01000/3.0");
-        assert_ne!(
-            key(SpId(1000), ChangeKind::Terminate, &asked(0)),
-            key(SpId(1000), ChangeKind::Terminate, &asked(1))
-        );
+        let key_of = |generation| key(SP, ChangeKind::Terminate, &of(3..4, generation));
+        assert_eq!(key_of(0), key_of(0));
+        assert_ne!(key_of(0), key_of(1));
+    }
+
+    #[test]
+    fn as_many_sectors_as_a_message_takes_have_a_key_that_an_index_takes() {
+        let key = key(SP, ChangeKind::Extend, &of(1_000_000..1_025_000, 0));
+        assert!(key.starts_with("extend/f01000/25000/"), "{key}");
+        assert!(key.len() < 200, "{key}");
+    }
+
+    fn of(numbers: std::ops::Range<u64>, generation: i32) -> BTreeMap<u64, Asked> {
+        let at = DateTime::UNIX_EPOCH;
+        numbers.map(|number| (number, Asked { change: Change::Terminate, generation, at })).collect()
     }
 }

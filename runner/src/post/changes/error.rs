@@ -37,6 +37,10 @@ pub enum ChangeError {
     Verified { sector: SectorRef },
     #[error("the message that is to {change} sector {sector} is on its way; wait for its result")]
     OnItsWay { sector: SectorRef, change: ChangeKind },
+    #[error(
+        "what is to be approved was asked anew or approved meanwhile; look at `curio sector changes`, then {change} again"
+    )]
+    AskedAnew { change: ChangeKind },
     #[error("nobody asked to {change} sector {sector}; ask first, then look at it, then approve it")]
     NotAsked { sector: SectorRef, change: ChangeKind },
     #[error(

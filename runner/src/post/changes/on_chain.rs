@@ -1,9 +1,9 @@
 //! Sectors as the chain has them, and whether it would take a change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use curio_chain::address::id_address;
-use curio_chain::types::{DeadlineInfo, SectorOnChainInfo, TipSetKey};
+use curio_chain::types::{DeadlineInfo, SectorOnChainInfo};
 use curio_chain::{BigInt, Client};
 use curio_core::epoch::MAX_SECTOR_EXPIRATION_EXTENSION;
 use curio_core::{Epoch, SectorRef, SpId};
@@ -32,27 +32,30 @@ pub(super) struct OnChain {
 /// # Errors
 /// [`ChangeError::NotLive`] for the first one that is not; chain away.
 pub(super) async fn find(chain: &Client, sp: SpId, numbers: &[u64]) -> Result<OnChain, ChangeError> {
-    let (miner, head) = (id_address(sp), TipSetKey::HEAD);
-    let now = chain.state_miner_proving_deadline(&miner, &head).await.map_err(ChangeError::chain(sp))?;
-    let known = chain.state_miner_sectors(&miner, None, &head).await.map_err(ChangeError::chain(sp))?;
-    let mut known: BTreeMap<u64, SectorOnChainInfo> =
-        known.into_iter().map(|info| (info.sector_number, info)).collect();
+    let failed = || ChangeError::chain(sp);
+    let (miner, wanted) = (id_address(sp), BTreeSet::from_iter(numbers.iter().copied()));
+    let head = chain.chain_head().await.map_err(failed())?;
+    let now = chain.state_miner_proving_deadline(&miner, head.key()).await.map_err(failed())?.seen_from(head.height);
     let mut live: BTreeMap<u64, (u64, u64, bool)> = BTreeMap::new();
     for deadline in 0..now.wpost_period_deadlines {
-        let partitions = chain.state_miner_partitions(&miner, deadline, &head).await.map_err(ChangeError::chain(sp))?;
+        let partitions = chain.state_miner_partitions(&miner, deadline, head.key()).await.map_err(failed())?;
         for (partition, of) in (0..).zip(&partitions) {
-            let wanted = &select::bits(numbers) & &of.live_sectors;
-            live.extend(wanted.iter().map(|number| (number, (deadline, partition, of.active_sectors.get(number)))));
+            let found = of.live_sectors.iter().filter(|number| wanted.contains(number));
+            live.extend(found.map(|number| (number, (deadline, partition, of.active_sectors.get(number)))));
         }
     }
-    let mut sectors = BTreeMap::new();
-    for number in numbers {
-        let sector = SectorRef::new(sp, *number);
-        let placed = live.get(number).zip(known.remove(number));
-        let ((deadline, partition, active), info) = placed.ok_or(ChangeError::NotLive { sector })?;
-        sectors.insert(*number, Placed { info, deadline: *deadline, partition: *partition, active: *active });
+    // Only these: a large miner has millions.
+    let filter = select::bits(&live.keys().copied().collect::<Vec<u64>>());
+    let infos = chain.state_miner_sectors(&miner, Some(&filter), head.key()).await.map_err(failed())?;
+    let place = |info: SectorOnChainInfo| {
+        let (deadline, partition, active) = *live.get(&info.sector_number)?;
+        Some((info.sector_number, Placed { info, deadline, partition, active }))
+    };
+    let sectors: BTreeMap<u64, Placed> = infos.into_iter().filter_map(place).collect();
+    match wanted.into_iter().find(|number| !sectors.contains_key(number)) {
+        Some(number) => Err(ChangeError::NotLive { sector: SectorRef::new(sp, number) }),
+        None => Ok(OnChain { now, sectors }),
     }
-    Ok(OnChain { now, sectors })
 }
 
 /// Whether the chain would take the change at this epoch.

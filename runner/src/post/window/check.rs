@@ -4,7 +4,7 @@
 //! Writes `wdpost_recovery_tasks`: one row for each such partition; the partitions of one declaration share a task. A
 //! partition is looked at again after a while, as long as the cutoff has not passed: a disk may come back in between.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use curio_chain::address::id_address;
 use curio_chain::message::{MAX_PARTITIONS_PER_DECLARATION, MAX_SECTORS_PER_DECLARATION};
@@ -14,14 +14,14 @@ use curio_core::{Classify, Epoch, Failure, SpId};
 use curio_harmony::{Db, DbError, Tx, TxError, tasks};
 use curio_pipeline::kind;
 use futures::future::BoxFuture;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{Window, select};
+use super::{Window, first_landing, select};
 use crate::chain_sched::{HeadHandler, HeadUpdate};
 use crate::deps::Deps;
 use crate::post::ask::AskError;
 use crate::post::columns::to_columns;
-use crate::post::miners;
+use crate::post::miners::{self, Troubles};
 use crate::post::sent::{Fate, fates};
 use crate::storage::{from_column, to_column};
 
@@ -53,14 +53,11 @@ impl Check {
     }
 
     async fn look(&self, head: &TipSet) -> Result<(), Failure> {
-        let mut first = Ok(());
+        let mut troubles = Troubles::default();
         for sp in miners::of(&self.deps.db, &self.deps.config).await? {
-            if let Err(failure) = self.look_at(sp, head).await {
-                warn!(sp = %sp, epoch = head.height.0, "failed to look for faulty sectors of {sp}: {failure}");
-                first = first.and(Err(failure));
-            }
+            troubles.note(sp, self.look_at(sp, head).await);
         }
-        first
+        troubles.into_result()
     }
 
     async fn look_at(&self, sp: SpId, head: &TipSet) -> Result<(), Failure> {
@@ -149,10 +146,14 @@ fn most_of_message(configured: u32, largest: u64) -> usize {
     configured.min(MAX_PARTITIONS_PER_DECLARATION).min(usize::try_from(by_sectors).unwrap_or(usize::MAX)).max(1)
 }
 
-/// The windows whose cutoff comes next.
+/// The windows whose cutoff comes next, while a declaration can still land before it.
 fn before_cutoff(now: &DeadlineInfo) -> impl Iterator<Item = DeadlineInfo> + use<> {
+    let landing = first_landing(now.current_epoch);
     let until = now.current_epoch + WINDOWS_AHEAD * now.wpost_challenge_window;
-    now.upcoming().filter(move |deadline| !deadline.fault_cutoff_passed() && deadline.fault_cutoff <= until)
+    let is_next = move |deadline: &DeadlineInfo| {
+        !deadline.seen_from(landing).fault_cutoff_passed() && deadline.fault_cutoff <= until
+    };
+    now.upcoming().filter(is_next)
 }
 
 /// Whether a partition that is known already is looked at once more.
@@ -178,8 +179,8 @@ async fn known(db: &Db, window: Window) -> Result<BTreeMap<u64, Known>, DbError>
     Ok(rows.collect())
 }
 
-/// Sectors sealed here whose sealed file or cache is in no path's index: it was there, and was found gone. A machine that
-/// is down keeps its place in the index.
+/// Sectors sealed here whose sealed file or cache is in no path's index, ascending: it was there, and was found gone. A
+/// machine that is down keeps its place in the index.
 pub(super) async fn lost_among(db: &Db, sp: SpId, sectors: &[u64]) -> Result<Vec<u64>, DbError> {
     let rows = sqlx::query_scalar!(
         "SELECT m.sector_num FROM sectors_meta m
@@ -197,7 +198,7 @@ pub(super) async fn lost_among(db: &Db, sp: SpId, sectors: &[u64]) -> Result<Vec
     )
     .fetch_all(db.pool())
     .await?;
-    Ok(rows.into_iter().map(from_column).collect::<HashSet<u64>>().into_iter().collect())
+    Ok(rows.into_iter().map(from_column).collect())
 }
 
 /// Puts the partitions under one new task, all of them or none: each must be as it was read.
@@ -253,30 +254,19 @@ mod tests {
         }
     }
 
-    /// Deadline 0 of a period that starts at 0, with the lengths of the public networks, seen from an epoch.
+    /// The open deadline of a period that starts at 0, on the public networks.
     fn seen_from(epoch: i64) -> DeadlineInfo {
-        let policy = DeadlineInfo {
-            current_epoch: Epoch(epoch),
-            period_start: Epoch(0),
-            index: 0,
-            open: Epoch(0),
-            close: Epoch(0),
-            challenge: Epoch(0),
-            fault_cutoff: Epoch(0),
-            wpost_period_deadlines: 48,
-            wpost_proving_period: 2880,
-            wpost_challenge_window: 60,
-            wpost_challenge_lookback: 20,
-            fault_declaration_cutoff: 70,
-        };
-        policy.at(Epoch(0), epoch as u64 / 60)
+        DeadlineInfo::of_public_networks(Epoch(0), epoch as u64 / 60, Epoch(epoch))
     }
 
     #[test]
     fn every_window_is_looked_at_for_two_windows_before_its_cutoff() {
         let looked_at = |epoch| before_cutoff(&seen_from(epoch)).map(|deadline| deadline.index).collect::<Vec<_>>();
-        // Deadline 2 opens at 120 and is cut off at 50, deadline 3 at 110, deadline 4 at 170.
-        for (epoch, expected) in [(0, [2, 3]), (49, [2, 3]), (50, [3, 4]), (59, [3, 4]), (109, [3, 4]), (110, [4, 5])] {
+        // Deadline 2 opens at 120 and is cut off at 50, deadline 3 at 110, deadline 4 at 170. A message of epoch 49 is
+        // executed at epoch 50.
+        let table: [(i64, &[u64]); 6] =
+            [(0, &[2, 3]), (48, &[2, 3]), (49, &[3]), (50, &[3, 4]), (108, &[3, 4]), (110, &[4, 5])];
+        for (epoch, expected) in table {
             assert_eq!(looked_at(epoch), expected, "epoch {epoch}");
         }
     }

@@ -14,8 +14,8 @@ use curio_proofs::params::Circuit;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::prove::{PartitionProof, Question, Target, ask, prove};
-use super::{Window, close};
+use super::prove::{PartitionProof, Patience, Question, Target, ask, prove};
+use super::{Window, close, until_over};
 use crate::deps::Deps;
 use crate::post::ask::AskError;
 use crate::post::columns::to_columns;
@@ -51,7 +51,9 @@ enum WdPostError {
     TooEarly { challenge: Epoch, head: Epoch },
     #[error("the window is over at head {head}: it closed at epoch {close}")]
     TooLate { close: Epoch, head: Epoch },
-    #[error("the randomness of {sp} changed {times} times while its proof was made; waiting for the chain to settle")]
+    #[error(
+        "what the chain asks of {sp} changed {times} times while its proof was made; waiting for the chain to settle"
+    )]
     Unsettled { sp: SpId, times: u32 },
 }
 
@@ -76,19 +78,20 @@ impl WdPost {
     /// Proves and stores, over the randomness of a chain that may still change.
     async fn attempt(&self, claim: &Claim, row: Row) -> Result<(), Failure> {
         let mut question = self.question(row).await?;
+        let patience = Patience { until: row.open, close: row.close };
         for _ in 0..MOST_PROOFS {
             if question.sectors.is_empty() {
                 return self.store_nothing(claim, row).await;
             }
-            let proof = prove(&self.deps, &question, row.open, claim.cancelled()).await?;
+            let proof = prove(&self.deps, &question, patience, claim.cancelled()).await?;
             self.deps.fault_pause.reached("WdPostMade", claim.cancelled()).await;
-            let before = question.randomness;
-            question = self.question_again(claim, row).await?;
-            if question.randomness == before {
-                return self.store(claim, row, &question, proof).await;
+            let now = self.question_again(claim, row).await?;
+            if now.asks_the_same(&question) {
+                return self.store(claim, row, &now, proof).await;
             }
+            question = now;
             warn!(sp = %row.window.sp, deadline = row.window.deadline, partition = row.partition,
-                "the randomness of {} changed while partition {} was proven; proving it anew", row.window, row.partition);
+                "what the chain asks of {} changed while partition {} was proven; proving it anew", row.window, row.partition);
             self.deps.post_counters.count(|counts| *counts.remade.entry(row.window.sp).or_default() += 1);
         }
         Err(WdPostError::Unsettled { sp: row.window.sp, times: MOST_PROOFS }.into())
@@ -254,17 +257,12 @@ impl Task for WdPost {
             return Ok(());
         }
         let closed = close::reached(&self.deps.chain, row.close, self.deps.network.block_delay);
-        let outcome = tokio::select! {
+        tokio::select! {
             head = closed => {
                 note_closed(row, head);
-                return Ok(());
+                Ok(())
             }
-            outcome = self.attempt(claim, row) => outcome,
-        };
-        match outcome {
-            // Another machine, or another moment, may do better; only the end of the window is final.
-            Err(Failure::Permanent { cause, .. }) => Err(Failure::Retry(cause)),
-            outcome => outcome,
+            outcome = self.attempt(claim, row) => until_over(outcome),
         }
     }
 }

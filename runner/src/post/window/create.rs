@@ -14,13 +14,13 @@ use curio_core::{Classify, Epoch, Failure, SealProof, SpId};
 use curio_harmony::{Tx, TxError, tasks};
 use curio_pipeline::kind;
 use futures::future::BoxFuture;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Window, remake, select};
 use crate::chain_sched::{HeadHandler, HeadUpdate};
 use crate::deps::Deps;
 use crate::post::ask::AskError;
-use crate::post::miners;
+use crate::post::miners::{self, Troubles};
 use crate::storage::to_column;
 
 /// Rows are kept for this many proving periods, for whoever asks what happened.
@@ -50,15 +50,11 @@ impl Create {
     }
 
     async fn look(&self, update: &HeadUpdate) -> Result<(), Failure> {
-        let mut first = Ok(());
+        let mut troubles = Troubles::default();
         for sp in miners::of(&self.deps.db, &self.deps.config).await? {
-            // What goes wrong with one miner must not keep the others from proving.
-            if let Err(failure) = self.look_at(sp, update).await {
-                warn!(sp = %sp, epoch = update.head.height.0, "failed to look for windows of {sp}: {failure}");
-                first = first.and(Err(failure));
-            }
+            troubles.note(sp, self.look_at(sp, update).await);
         }
-        first
+        troubles.into_result()
     }
 
     async fn look_at(&self, sp: SpId, update: &HeadUpdate) -> Result<(), Failure> {
@@ -68,18 +64,28 @@ impl Create {
         let now = chain.state_miner_proving_deadline(&miner, head.key()).await.map_err(about("the deadlines"))?;
         // The answer of a node that has gone on meanwhile would be of another head.
         let now = now.seen_from(head.height);
+        let mut first = Ok(());
+        for deadline in now.provable() {
+            // What goes wrong with one window must not keep the next from being proven.
+            let looked = self.look_at_window(sp, &deadline, update).await;
+            first = first.and(looked);
+        }
+        // For the metrics alone, and so after what has a deadline.
         let faulty =
             chain.state_miner_sector_count(&miner, head.key()).await.map_err(about("the sector count"))?.faulty;
         self.deps.post_counters.count(|counts| *counts.faulty_sectors.entry(sp).or_default() = faulty);
-        for deadline in now.provable() {
-            let window = Window::of(sp, &deadline);
-            if !self.has_rows(window).await? {
-                self.create(window, &deadline, head).await?;
-            } else if update.reverted_to.is_some() {
-                remake::where_changed(&self.deps, window, deadline.challenge, head.key()).await?;
-            }
+        first
+    }
+
+    async fn look_at_window(&self, sp: SpId, deadline: &DeadlineInfo, update: &HeadUpdate) -> Result<(), Failure> {
+        let (window, head) = (Window::of(sp, deadline), &update.head);
+        if !self.has_rows(window).await? {
+            self.create(window, deadline, head).await
+        } else if update.reverted_to.is_some() {
+            remake::where_changed(&self.deps, window, deadline.challenge, head.key()).await
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
     async fn has_rows(&self, window: Window) -> Result<bool, Failure> {
@@ -107,10 +113,7 @@ impl Create {
             .filter(|(_, partition)| !select::to_prove(partition).is_empty())
             .map(|(index, _)| index)
             .collect();
-        if due.is_empty() {
-            return Ok(());
-        }
-        if deadline.is_open() {
+        if deadline.is_open() && !due.is_empty() {
             // Proven already, by whoever proved for this miner before us.
             let deadlines = chain.state_miner_deadlines(&miner, head.key()).await.map_err(about("the submissions"))?;
             let done: HashSet<u64> = deadlines
@@ -118,6 +121,9 @@ impl Create {
                 .map(|deadline| deadline.post_submissions.iter().collect())
                 .unwrap_or_default();
             due.retain(|index| !done.contains(index));
+        }
+        if due.is_empty() {
+            return Ok(());
         }
         let bytes = chain.state_miner_info(&miner, head.key()).await.map_err(about("the sector size"))?.sector_size;
         let proof = SealProof::of_sector_size(bytes).ok_or(UnknownSize { sp, bytes })?;

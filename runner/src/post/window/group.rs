@@ -3,7 +3,8 @@
 //! A chain that checks a window PoSt takes all its sectors in ascending order and cuts them into as many as fill a
 //! partition. Proofs of several partitions hold together only when that gives the partitions back: when all but
 //! the last are full, and the numbers of each lie above those of the one before. Any others go alone, which costs
-//! gas and nothing else.
+//! gas and nothing else. So does a proof whose message came to nothing: a message fails as a whole, and one proof that
+//! the chain refuses must not keep its neighbours from landing until the window closes.
 
 /// A proof that waits for its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Waiting {
     pub proven: Vec<u64>,
     /// Whether sectors recover by it.
     pub recovering: bool,
+    /// Whether its message came to nothing, or it was made anew.
+    pub again: bool,
 }
 
 /// What a message may carry.
@@ -44,7 +47,8 @@ fn may_join(group: &[&Waiting], next: &Waiting, rules: Rules) -> bool {
         return true;
     };
     let ascends = matches!((last.proven.last(), next.proven.first()), (Some(end), Some(start)) if end < start);
-    let alone = recovering_alone && (next.recovering || group.iter().any(|waiting| waiting.recovering));
+    let is_alone = |waiting: &Waiting| waiting.again || (recovering_alone && waiting.recovering);
+    let alone = is_alone(next) || is_alone(last);
     group.len() < partitions && last.proven.len() == partition_sectors && ascends && !alone
 }
 
@@ -55,7 +59,7 @@ mod tests {
     const RULES: Rules = Rules { partitions: 3, partition_sectors: 2, recovering_alone: false };
 
     fn waiting(partition: u64, proven: &[u64]) -> Waiting {
-        Waiting { partition, proven: proven.to_vec(), recovering: false }
+        Waiting { partition, proven: proven.to_vec(), recovering: false, again: false }
     }
 
     #[test]
@@ -98,5 +102,12 @@ mod tests {
         partitions[1].recovering = true;
         assert_eq!(group(&partitions, RULES), [[0, 1, 2]]);
         assert_eq!(group(&partitions, Rules { recovering_alone: true, ..RULES }), [[0], [1], [2]]);
+    }
+
+    #[test]
+    fn what_failed_together_is_sent_again_one_by_one() {
+        let mut partitions: Vec<Waiting> = (0..5).map(|index| waiting(index, &[2 * index, 2 * index + 1])).collect();
+        partitions.iter_mut().take(3).for_each(|waiting| waiting.again = true);
+        assert_eq!(group(&partitions, RULES), [vec![0], vec![1], vec![2], vec![3, 4]]);
     }
 }

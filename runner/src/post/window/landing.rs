@@ -10,7 +10,7 @@ use curio_core::{Classify, Epoch, Failure, SpId};
 use curio_harmony::{DbError, Tx, TxError};
 use tracing::{info, warn};
 
-use super::Window;
+use super::{Window, first_landing};
 use crate::deps::Deps;
 use crate::post::ask::AskError;
 use crate::post::columns::to_columns;
@@ -33,19 +33,22 @@ struct Carried {
 /// Acts on the answers to messages of window PoSts.
 ///
 /// # Errors
-/// Chain or database away: the answers stay, and the next head acts on them.
+/// Chain or database away, or the first of those about one miner: the answers stay, and the next head acts on them.
 pub async fn settle(deps: &Deps, head: &TipSet) -> Result<(), Failure> {
     let carried = on_their_way(deps, head.height - CHAIN_FINALITY).await?;
     let ids: Vec<i64> = carried.keys().copied().collect();
     let fates = fates(&deps.db, &ids).await?;
+    let mut first = Ok(());
     for (send_id, message) in carried {
-        match fates.get(&send_id) {
-            Some(Fate::Landed(epoch)) => landed(deps, &message, &message.partitions, *epoch).await?,
-            Some(Fate::Failed(why)) => failed(deps, head, send_id, &message, why).await?,
-            Some(Fate::Pending) | None => {}
-        }
+        let acted = match fates.get(&send_id) {
+            Some(Fate::Landed(epoch)) => landed(deps, &message, &message.partitions, *epoch).await,
+            Some(Fate::Failed(why)) => failed(deps, head, send_id, &message, why).await,
+            Some(Fate::Pending) | None => Ok(()),
+        };
+        // One miner's trouble must not keep the answers of the others.
+        first = first.and(acted);
     }
-    Ok(())
+    first
 }
 
 /// Those of windows that closed after `since`; what has no answer long after is not asked for again.
@@ -123,18 +126,20 @@ async fn failed(deps: &Deps, head: &TipSet, send_id: i64, message: &Carried, why
     let Carried { window, close, partitions } = message;
     warn!(sp = %window.sp, deadline = window.deadline,
         "the message with partitions {partitions:?} of {window} came to nothing: {why}");
-    if head.height >= *close {
-        return note_failed(deps, send_id, why).await;
+    if head.height < *close {
+        let submitted = deps.chain.state_miner_deadlines(&id_address(window.sp), head.key()).await;
+        let submitted = submitted.map_err(AskError::about("the submissions", window.sp))?;
+        let submitted = usize::try_from(window.deadline).ok().and_then(|index| submitted.get(index));
+        let is_done = |partition: &u64| submitted.is_some_and(|deadline| deadline.post_submissions.get(*partition));
+        let done: Vec<u64> = partitions.iter().copied().filter(is_done).collect();
+        if !done.is_empty() {
+            landed(deps, message, &done, head.height).await?;
+        }
     }
-    let submitted = deps.chain.state_miner_deadlines(&id_address(window.sp), head.key()).await;
-    let submitted = submitted.map_err(AskError::about("the submissions", window.sp))?;
-    let submitted = usize::try_from(window.deadline).ok().and_then(|index| submitted.get(index));
-    let is_done = |partition: &u64| submitted.is_some_and(|deadline| deadline.post_submissions.get(*partition));
-    let done: Vec<u64> = partitions.iter().copied().filter(is_done).collect();
-    if !done.is_empty() {
-        landed(deps, message, &done, head.height).await?;
+    match first_landing(head.height) < *close {
+        true => send_again(deps, send_id).await,
+        false => note_failed(deps, send_id, why).await,
     }
-    send_again(deps, send_id).await
 }
 
 /// Leaves the reason with the proofs; their window is over.

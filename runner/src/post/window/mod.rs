@@ -12,6 +12,7 @@ mod check;
 mod close;
 pub mod compute;
 mod create;
+mod declaration;
 pub mod group;
 mod landing;
 mod outgoing;
@@ -25,7 +26,7 @@ pub mod submit;
 use std::sync::Arc;
 
 use curio_chain::types::DeadlineInfo;
-use curio_core::{Epoch, SpId};
+use curio_core::{Epoch, Failure, SpId};
 
 pub use self::standing::{Standing, standing};
 use crate::chain_sched::HeadHandler;
@@ -42,6 +43,20 @@ pub fn handlers(deps: &Deps) -> Vec<Arc<dyn HeadHandler>> {
         Arc::new(outgoing::Outgoing::new(deps)),
         Arc::new(check::Check::new(deps)),
     ]
+}
+
+/// The end of a window's task, which ends itself when its time is over: nothing before that is final, as another machine,
+/// or another moment, may do better.
+fn until_over(outcome: Result<(), Failure>) -> Result<(), Failure> {
+    match outcome {
+        Err(Failure::Permanent { cause, .. }) => Err(Failure::Retry(cause)),
+        outcome => outcome,
+    }
+}
+
+/// Epoch of the first tipset that a message of now can be in.
+fn first_landing(head: Epoch) -> Epoch {
+    head + 1
 }
 
 /// One window of a miner's deadline.
@@ -66,5 +81,18 @@ impl Window {
 impl std::fmt::Display for Window {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "deadline {} of {} (period {})", self.deadline, self.sp, self.period_start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_final_before_the_end_of_a_window() {
+        let permanent = Failure::permanent("proof-type", "nobody can prove this");
+        assert!(matches!(until_over(Err(permanent)), Err(Failure::Retry(_))));
+        assert!(matches!(until_over(Err(Failure::Stopping)), Err(Failure::Stopping)));
+        assert!(until_over(Ok(())).is_ok());
     }
 }

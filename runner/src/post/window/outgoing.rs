@@ -37,14 +37,15 @@ impl Outgoing {
     }
 
     async fn look(&self, head: &TipSet) -> Result<(), Failure> {
-        landing::settle(&self.deps, head).await?;
+        // What goes wrong with earlier messages must not keep the proofs that wait from being sent.
+        let settled = landing::settle(&self.deps, head).await;
         landing::close_windows(&self.deps, head.height).await?;
         for (window, ready) in self.ready(head.height).await? {
             for partitions in group(&ready.waiting, self.rules(ready.proof_type)) {
                 self.create(window, partitions).await?;
             }
         }
-        Ok(())
+        settled
     }
 
     fn rules(&self, proof_type: i64) -> Rules {
@@ -59,7 +60,8 @@ impl Outgoing {
 
     async fn ready(&self, head: Epoch) -> Result<BTreeMap<Window, Ready>, DbError> {
         let rows = sqlx::query!(
-            "SELECT sp_id, proving_period_start, deadline, partition, post_proof_type, proven_sectors, recovering
+            "SELECT sp_id, proving_period_start, deadline, partition, post_proof_type, proven_sectors, recovering,
+                    message_generation
              FROM wdpost_proofs
              WHERE landed_epoch IS NULL AND submit_task_id IS NULL AND send_id IS NULL AND proof IS NOT NULL
                AND submit_at_epoch <= $1 AND submit_by_epoch > $1
@@ -81,6 +83,7 @@ impl Outgoing {
                 partition: from_column(row.partition),
                 proven: from_columns(&row.proven_sectors),
                 recovering: row.recovering,
+                again: row.message_generation > 0,
             });
         }
         Ok(ready)

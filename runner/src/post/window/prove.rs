@@ -2,10 +2,12 @@
 //! verified. Writes nothing: the task stores the result, and `curio test window-post` shows it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use curio_chain::address::id_address;
 use curio_chain::message::{NotACommitment, comm_r};
 use curio_chain::types::{Partition, SectorOnChainInfo, TipSetKey};
+use curio_core::epoch::EpochDelta;
 use curio_core::{Classify, Epoch, Failure, SealProof, SpId};
 use curio_proofs::child::{Request, Response};
 use curio_proofs::{PostKind, ProofError, PublicSector};
@@ -36,6 +38,22 @@ pub struct Question {
     /// Ascending by number; empty when there is nothing to prove.
     pub sectors: Vec<ChallengedSector>,
     partition: Partition,
+}
+
+impl Question {
+    /// Whether a proof for the one is a proof for the other.
+    pub fn asks_the_same(&self, other: &Question) -> bool {
+        self.randomness == other.randomness && self.sectors == other.sectors
+    }
+}
+
+/// How long sectors that cannot be read are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// They are tried again until the head is here, as a storage machine may be starting anew.
+    pub until: Epoch,
+    /// The end of the window: no try takes so long that the others could not be proven any more.
+    pub close: Epoch,
 }
 
 /// A verified window PoSt.
@@ -147,15 +165,22 @@ pub async fn challenged(
 /// Epochs between two tries of sectors that cannot be read.
 const RETRY_EPOCHS: u32 = 4;
 
-/// Makes the proof. Sectors that cannot be read are tried again until the head reaches `patience`, as a storage
-/// machine may be starting anew; then they are left out.
+/// The least time for reading, however soon the window closes: to start a process takes a busy machine seconds.
+const LEAST_READING: Duration = Duration::from_secs(10);
+
+/// Most time for reading when so many epochs are left: half of them, as the rest of the work takes its time, too.
+pub fn reading_time(left: EpochDelta, block_delay: Duration) -> Duration {
+    (block_delay * u32::try_from(left).unwrap_or_default() / 2).max(LEAST_READING)
+}
+
+/// Makes the proof. Sectors that cannot be read are left out when the patience is over.
 ///
 /// # Errors
 /// No sector at all can be read; a proof that does not verify; database away; [`Failure::Stopping`].
 pub async fn prove(
     deps: &Deps,
     question: &Question,
-    patience: Epoch,
+    patience: Patience,
     cancelled: &CancellationToken,
 ) -> Result<PartitionProof, Failure> {
     let Question { target: Target { sp, deadline, partition, challenge: _ }, proof, randomness, sectors, .. } =
@@ -187,30 +212,39 @@ pub async fn prove(
 async fn read(
     deps: &Deps,
     question: &Question,
-    patience: Epoch,
+    patience: Patience,
     cancelled: &CancellationToken,
 ) -> Result<(BTreeMap<u64, Vec<u8>>, BTreeMap<u64, String>), Failure> {
     let Question { target, proof, sectors, .. } = question;
-    let limits = PostLimits::of(&deps.config.proving);
+    let Patience { until, close } = patience;
     let (mut good, mut bad) = (BTreeMap::new(), BTreeMap::new());
     let mut open = sectors.clone();
     loop {
+        let configured = PostLimits::of(&deps.config.proving);
+        let limits = match deps.chain.chain_head().await {
+            Ok(head) => configured.within(reading_time(close - head.height, deps.network.block_delay)),
+            Err(_) => configured,
+        };
         let request = VanillaPosts { kind: PostKind::Window, proof: *proof, sp: target.sp, sectors: open };
-        for (number, outcome) in deps.storage.vanilla_posts(&deps.prover, &request, &limits, cancelled).await? {
-            match outcome {
-                Ok(vanilla) => drop(good.insert(number, vanilla)),
+        let mut outcomes = deps.storage.vanilla_posts(&deps.prover, &request, &limits, cancelled).await?;
+        // What is neither proven nor left out would make the proof one of another partition.
+        for number in request.sectors.iter().map(|sector| sector.number) {
+            match outcomes.remove(&number).unwrap_or_else(|| Err("nobody answered".to_owned())) {
+                Ok(vanilla) => {
+                    bad.remove(&number);
+                    good.insert(number, vanilla);
+                }
                 Err(sentence) => drop(bad.insert(number, sentence)),
             }
         }
-        bad.retain(|number, _| !good.contains_key(number));
         // A chain that is away says nothing of the time: the rest must not wait for it.
-        let may_wait = matches!(deps.chain.chain_head().await, Ok(head) if head.height < patience);
+        let may_wait = matches!(deps.chain.chain_head().await, Ok(head) if head.height < until);
         if bad.is_empty() || !may_wait {
             return Ok((good, bad));
         }
         if let Some((number, sentence)) = bad.first_key_value() {
             info!(sp = %target.sp, deadline = target.deadline, partition = target.partition,
-                "{} sectors of partition {} of deadline {} of {} cannot be read, the first of them {number} ({sentence}); trying them again until epoch {patience}",
+                "{} sectors of partition {} of deadline {} of {} cannot be read, the first of them {number} ({sentence}); trying them again until epoch {until}",
                 bad.len(), target.partition, target.deadline, target.sp);
         }
         let pause = tokio::time::sleep(deps.network.block_delay * RETRY_EPOCHS);
@@ -218,5 +252,18 @@ async fn read(
             return Err(Failure::Stopping);
         }
         open = sectors.iter().filter(|sector| bad.contains_key(&sector.number)).cloned().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_takes_half_of_what_is_left_and_never_less_than_seconds() {
+        let delay = Duration::from_secs(30);
+        for (left, seconds) in [(80, 1200), (60, 900), (10, 150), (1, 15), (0, 10), (-3, 10)] {
+            assert_eq!(reading_time(left, delay), Duration::from_secs(seconds), "{left} epochs");
+        }
     }
 }

@@ -3,14 +3,11 @@
 //!
 //! Reads and writes its rows of `wdpost_recovery_tasks`; nothing is declared after the fault cutoff.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use curio_chain::TokenAmount;
 use curio_chain::address::id_address;
-use curio_chain::message::{
-    Cbor, DeclareFaultsParams, DeclareFaultsRecoveredParams, FaultDeclaration, RecoveryDeclaration, method,
-};
 use curio_chain::types::{Message, Partition, TipSet};
 use curio_core::resources::MIB;
 use curio_core::{Classify, Epoch, Failure, Resources, SealProof, SpId};
@@ -20,8 +17,9 @@ use curio_proofs::PostKind;
 use tracing::{info, warn};
 
 use super::check::lost_among;
-use super::prove::challenged;
-use super::{Window, select};
+use super::declaration::{Found, FoundIn, faults, recoveries};
+use super::prove::{challenged, reading_time};
+use super::{Window, first_landing, select, until_over};
 use crate::deps::Deps;
 use crate::message::purpose::Purpose;
 use crate::message::{outbox, payer};
@@ -44,16 +42,6 @@ struct Batch {
     partitions: Vec<u64>,
 }
 
-/// What was found in one partition. Sectors ascending.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Found {
-    recoverable: Vec<u64>,
-    bad: Vec<u64>,
-    lost: Vec<u64>,
-}
-
-type FoundIn = BTreeMap<u64, Found>;
-
 #[derive(Debug, thiserror::Error)]
 #[error("window PoSt {number} of {sp} is of a kind that this program cannot prove")]
 struct UnknownProof {
@@ -63,7 +51,7 @@ struct UnknownProof {
 
 impl Classify for UnknownProof {
     fn classify(self) -> Failure {
-        Failure::Permanent { reason: "proof-type", cause: Box::new(self) }
+        Failure::Retry(Box::new(self))
     }
 }
 
@@ -81,11 +69,18 @@ impl WdPostRecover {
         let of_batch: Vec<(u64, &Partition)> =
             (0..).zip(&partitions).filter(|(index, _)| batch.partitions.contains(index)).collect();
         let faulty: Vec<u64> = of_batch.iter().flat_map(|(_, partition)| select::to_recover(partition)).collect();
-        let readable = self.readable(claim, sp, &faulty, head).await?;
+        // No path that hangs may take the time of the sectors after it.
+        let parts = u32::try_from(faulty.chunks(VanillaPosts::MOST_SECTORS).len()).unwrap_or(u32::MAX).max(1);
+        let time = reading_time(batch.cutoff - head.height, self.deps.network.block_delay) / parts;
+        let limits = PostLimits::of(&self.deps.config.proving).within(time);
+        let mut readable = BTreeSet::new();
+        for sectors in faulty.chunks(VanillaPosts::MOST_SECTORS) {
+            readable.extend(self.readable(claim, sp, sectors, limits, head).await?);
+        }
         let mut found = FoundIn::new();
         for (index, partition) in of_batch {
             let (recoverable, bad) =
-                select::to_recover(partition).into_iter().partition(|number| readable.binary_search(number).is_ok());
+                select::to_recover(partition).into_iter().partition(|number| readable.contains(number));
             let lost = match self.deps.config.proving.disable_wd_po_st_pre_checks {
                 true => Vec::new(),
                 false => lost_among(&self.deps.db, sp, &select::healthy(partition)).await?,
@@ -95,11 +90,15 @@ impl WdPostRecover {
         Ok(found)
     }
 
-    /// Those of the sectors whose files give a vanilla proof, ascending.
-    async fn readable(&self, claim: &Claim, sp: SpId, sectors: &[u64], head: &TipSet) -> Result<Vec<u64>, Failure> {
-        if sectors.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Those of the sectors whose files give a vanilla proof.
+    async fn readable(
+        &self,
+        claim: &Claim,
+        sp: SpId,
+        sectors: &[u64],
+        limits: PostLimits,
+        head: &TipSet,
+    ) -> Result<Vec<u64>, Failure> {
         let (chain, miner) = (&self.deps.chain, id_address(sp));
         let about = |what| AskError::about(what, sp);
         let number =
@@ -110,7 +109,6 @@ impl WdPostRecover {
         // Nobody knows these challenges before: a damaged file does not pass because it is damaged elsewhere.
         let sectors = challenged(sp, proof, self.deps.chance.entropy(), infos).await?;
         let request = VanillaPosts { kind: PostKind::Window, proof, sp, sectors };
-        let limits = PostLimits::of(&self.deps.config.proving);
         let outcomes = self.deps.storage.vanilla_posts(&self.deps.prover, &request, &limits, claim.cancelled()).await?;
         let mut readable = Vec::new();
         for (number, outcome) in outcomes {
@@ -136,6 +134,16 @@ impl WdPostRecover {
         let from = payer::choose(&self.deps.chain, &self.deps.config, sp, purpose, &max_fee).await?;
         let message = Message::new(from, id_address(sp), method, TokenAmount::default(), params);
         Ok(Some(outbox::Request { key: key(batch, purpose), purpose, message, max_fee }))
+    }
+
+    /// Looks, and declares what was found unless that took too long.
+    async fn work(&self, claim: &Claim, batch: &Batch, head: &TipSet) -> Result<(), Failure> {
+        let found = self.look(claim, batch, head).await?;
+        let head = self.deps.chain.chain_head().await.map_err(AskError::about("the head", batch.window.sp))?;
+        if is_too_late(batch, &head) {
+            return Ok(());
+        }
+        self.declare(claim, batch, found, head.height).await
     }
 
     async fn declare(&self, claim: &Claim, batch: &Batch, found: FoundIn, head: Epoch) -> Result<(), Failure> {
@@ -167,36 +175,6 @@ fn key(batch: &Batch, purpose: Purpose) -> String {
     let Batch { window: Window { sp, period_start, deadline }, generation, partitions, cutoff: _ } = batch;
     let partitions = partitions.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
     format!("{purpose}/{sp}/{period_start}/{deadline}/{partitions}/{generation}")
-}
-
-/// The declaration of what can be read again; none when that is nothing.
-fn recoveries(window: Window, found: &FoundIn) -> Option<(u64, Vec<u8>)> {
-    let recoveries: Vec<RecoveryDeclaration> = found
-        .iter()
-        .filter(|(_, found)| !found.recoverable.is_empty())
-        .map(|(partition, found)| RecoveryDeclaration {
-            deadline: window.deadline,
-            partition: *partition,
-            sectors: select::bits(&found.recoverable),
-        })
-        .collect();
-    let params = (!recoveries.is_empty()).then_some(DeclareFaultsRecoveredParams { recoveries })?;
-    Some((method::DECLARE_FAULTS_RECOVERED, params.to_cbor()))
-}
-
-/// The declaration of what was lost; none when that is nothing.
-fn faults(window: Window, found: &FoundIn) -> Option<(u64, Vec<u8>)> {
-    let faults: Vec<FaultDeclaration> = found
-        .iter()
-        .filter(|(_, found)| !found.lost.is_empty())
-        .map(|(partition, found)| FaultDeclaration {
-            deadline: window.deadline,
-            partition: *partition,
-            sectors: select::bits(&found.lost),
-        })
-        .collect();
-    let params = (!faults.is_empty()).then_some(DeclareFaultsParams { faults })?;
-    Some((method::DECLARE_FAULTS, params.to_cbor()))
 }
 
 async fn store(
@@ -259,18 +237,13 @@ impl Task for WdPostRecover {
         if is_too_late(&batch, &head) {
             return Ok(());
         }
-        let found = self.look(claim, &batch, &head).await?;
-        let head = self.deps.chain.chain_head().await.map_err(AskError::about("the head", window.sp))?;
-        if is_too_late(&batch, &head) {
-            return Ok(());
-        }
-        self.declare(claim, &batch, found, head.height).await
+        until_over(self.work(claim, &batch, &head).await)
     }
 }
 
 fn is_too_late(batch: &Batch, head: &TipSet) -> bool {
     let Batch { window, cutoff, .. } = batch;
-    let late = head.height >= *cutoff;
+    let late = first_landing(head.height) >= *cutoff;
     if late {
         warn!(sp = %window.sp, deadline = window.deadline,
             "the fault cutoff of {window} passed before its faulty sectors were looked at (head {})", head.height);
@@ -302,39 +275,10 @@ async fn of_task(db: &Db, task: TaskId) -> Result<Option<Batch>, DbError> {
 mod tests {
     use super::*;
 
-    const WINDOW: Window = Window { sp: SpId(1000), period_start: Epoch(0), deadline: 3 };
-
-    fn found() -> FoundIn {
-        BTreeMap::from([
-            (0, Found { recoverable: vec![1, 2], bad: vec![3], lost: vec![] }),
-            (2, Found { recoverable: vec![], bad: vec![8], lost: vec![9] }),
-        ])
-    }
-
-    #[test]
-    fn only_partitions_with_something_to_declare_are_named() {
-        let (method, params) = recoveries(WINDOW, &found()).expect("two sectors recover");
-        let params = DeclareFaultsRecoveredParams::from_cbor(&params).expect("our own parameters are read");
-        let named: Vec<(u64, u64, Vec<u64>)> =
-            params.recoveries.iter().map(|of| (of.deadline, of.partition, of.sectors.iter().collect())).collect();
-        assert_eq!((method, named), (11, vec![(3, 0, vec![1, 2])]));
-        let (method, params) = faults(WINDOW, &found()).expect("a sector is lost");
-        let params = DeclareFaultsParams::from_cbor(&params).expect("our own parameters are read");
-        let named: Vec<(u64, u64, Vec<u64>)> =
-            params.faults.iter().map(|of| (of.deadline, of.partition, of.sectors.iter().collect())).collect();
-        assert_eq!((method, named), (10, vec![(3, 2, vec![9])]));
-    }
-
-    #[test]
-    fn nothing_to_declare_is_no_message() {
-        let found = FoundIn::from([(0, Found { bad: vec![1], ..Found::default() })]);
-        assert_eq!(recoveries(WINDOW, &found), None);
-        assert_eq!(faults(WINDOW, &found), None);
-    }
-
     #[test]
     fn each_look_has_a_key_of_its_own() {
-        let batch = Batch { window: WINDOW, cutoff: Epoch(100), generation: 2, partitions: vec![0, 2] };
+        let window = Window { sp: SpId(1000), period_start: Epoch(0), deadline: 3 };
+        let batch = Batch { window, cutoff: Epoch(100), generation: 2, partitions: vec![0, 2] };
         assert_eq!(key(&batch, Purpose::DeclareRecovered), "recover/f01000/0/3/0,2/2");
         assert_eq!(key(&batch, Purpose::DeclareFaults), "faults/f01000/0/3/0,2/2");
     }

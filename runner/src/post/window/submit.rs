@@ -16,7 +16,7 @@ use curio_harmony::{Backoff, Claim, Class, Db, DbError, Spec, Task, TaskId, Task
 use curio_pipeline::kind;
 use tracing::{info, warn};
 
-use super::{Window, remake, select};
+use super::{Window, first_landing, remake, select, until_over};
 use crate::deps::Deps;
 use crate::message::outbox;
 use crate::message::payer;
@@ -179,18 +179,14 @@ impl Task for WdPostSubmit {
         };
         let window = group.window;
         let head = self.deps.chain.chain_head().await.map_err(AskError::about("the head", window.sp))?;
-        if head.height >= group.close {
-            warn!(sp = %window.sp, deadline = window.deadline, "{window} closed before its proofs were sent (head {})", head.height);
+        if first_landing(head.height) >= group.close {
+            warn!(sp = %window.sp, deadline = window.deadline, "{window} closes before its proofs could land (head {})", head.height);
             return Ok(());
         }
         if head.height < group.from {
             return Err(SubmitError::TooEarly { window, from: group.from, head: head.height }.into());
         }
-        match self.ask(claim, group, &head).await {
-            // The task ends itself when the window closes; nothing before that is final.
-            Err(Failure::Permanent { cause, .. }) => Err(Failure::Retry(cause)),
-            outcome => outcome,
-        }
+        until_over(self.ask(claim, group, &head).await)
     }
 }
 

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::record;
 use super::round::{Due, Election, Pace, due};
+use crate::chain_sched::survive;
 use crate::deps::Deps;
 use crate::post::miners;
 
@@ -24,8 +25,9 @@ pub(super) async fn run(deps: Deps, mut heads: watch::Receiver<Option<TipSet>>, 
     loop {
         let head = heads.borrow_and_update().clone();
         let wait = match head {
-            Some(head) => match cancel.run_until_cancelled(asker.look(head)).await {
-                Some(wait) => wait,
+            Some(head) => match cancel.run_until_cancelled(survive(asker.look(head))).await {
+                Some(Some(wait)) => wait,
+                Some(None) => Some(asker.pause()),
                 None => return,
             },
             None => None,

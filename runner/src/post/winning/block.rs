@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use curio_chain::Cid;
-use curio_chain::types::{BlockMsg, BlockTemplate, SIGNATURE_BLS, TipSet};
+use curio_chain::types::{BlockMsg, BlockTemplate, SIGNATURE_BLS, TipSet, TipSetKey};
+use curio_chain::{Address, Cid};
 
 /// The node made something else than it was asked for. It is not submitted: a node remembers the first block for an epoch even
 /// when it refuses it, and takes no other.
@@ -43,33 +43,32 @@ pub fn check(template: &BlockTemplate, block: &BlockMsg) -> Result<(), Wrong> {
 
 /// What is left of a base when the head is looked at once more: blocks that the node has dropped since, because their miner
 /// signed two, are dropped here, too. Blocks that came late are not taken in: the election was held without them.
-pub fn without_dropped(base: &TipSet, head: &TipSet) -> TipSet {
-    if head.height != base.height {
+///
+/// A block of `miner` itself stays: this miner signs no two, so that its block is missing only from the head of another node,
+/// and a block beside it would be a consensus fault.
+pub fn without_dropped(base: &TipSet, head: &TipSet, miner: &Address) -> TipSet {
+    let still: HashSet<&Cid> = head.cids.0.iter().collect();
+    // A head without any of them is another fork, and says nothing about these blocks.
+    if head.height != base.height || !base.cids.0.iter().any(|cid| still.contains(cid)) {
         return base.clone();
     }
-    let still: HashSet<&Cid> = head.cids.0.iter().collect();
-    let kept: Vec<_> = base
+    let (cids, blocks) = base
         .cids
         .0
         .iter()
         .zip(&base.blocks)
-        .filter(|(cid, _)| still.contains(cid))
-        .map(|(c, b)| (*c, b.clone()))
-        .collect();
-    if kept.is_empty() {
-        return base.clone();
-    }
-    let (cids, blocks) = kept.into_iter().unzip();
-    TipSet { cids: curio_chain::types::TipSetKey(cids), blocks, height: base.height }
+        .filter(|(cid, block)| still.contains(cid) || block.miner == *miner)
+        .map(|(cid, block)| (*cid, block.clone()))
+        .unzip();
+    TipSet { cids: TipSetKey(cids), blocks, height: base.height }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use curio_chain::types::{
         BeaconEntry, BlockHeader, ElectionProof, PoStProof, SIGNATURE_SECP256K1, Signature, SignedMessage, Ticket,
-        TipSetKey,
     };
-    use curio_chain::{Address, BigInt, TokenAmount};
+    use curio_chain::{BigInt, TokenAmount};
     use curio_core::Epoch;
 
     use super::*;
@@ -179,8 +178,20 @@ pub(super) mod tests {
             (&[1], 11, &[1, 2, 3]),
         ];
         for (head, height, kept) in table {
-            let left = without_dropped(&base, &tipset(height, 1000, head));
+            let left = without_dropped(&base, &tipset(height, 1000, head), &Address::new_id(7));
             assert_eq!(left, tipset(10, 1000, kept), "head {head:?} at {height}");
+        }
+    }
+
+    /// Once the own block was dropped from the base when the second look was answered by a node that had not received it.
+    #[test]
+    fn an_own_block_is_never_dropped() {
+        let mut base = tipset(10, 1000, &[1, 2, 3]);
+        base.blocks[0].miner = Address::new_id(7);
+        let table: [(&[u8], &[u8]); 2] = [(&[3], &[1, 3]), (&[5], &[1, 2, 3])];
+        for (head, kept) in table {
+            let left = without_dropped(&base, &tipset(10, 1000, head), &Address::new_id(7));
+            assert_eq!(left.cids, tipset(10, 1000, kept).cids, "head {head:?}");
         }
     }
 }

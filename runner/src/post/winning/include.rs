@@ -29,14 +29,23 @@ impl Inclusion {
     }
 
     async fn look(&self, head: &TipSet) -> Result<(), Failure> {
+        let mut refused = None;
         for win in record::unlooked(&self.deps.db, head.height - SETTLED, AT_ONCE).await? {
-            let included = self.is_in_chain(&win, head).await?;
+            let included = match self.is_in_chain(&win, head).await {
+                Ok(included) => included,
+                // The node's word on this epoch alone, which it may not have any more: the others are looked at.
+                Err(error) if error.source.node_message().is_some() => {
+                    refused = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             if let Some(verdict) = record::looked(&self.deps.db, &win, included).await? {
                 self.tell(&win, verdict);
             }
         }
         record::prune(&self.deps.db, Epoch((head.height - KEPT).0.max(0))).await?;
-        Ok(())
+        refused.map_or(Ok(()), |error| Err(error.into()))
     }
 
     async fn is_in_chain(&self, win: &Unlooked, head: &TipSet) -> Result<bool, AskError> {

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use curio_chain::RpcError;
 use curio_chain::address::id_address;
 use curio_chain::election::{ticket_quality, winning_post_randomness};
 use curio_chain::types::{BlockMsg, BlockTemplate, ElectionProof, MiningBaseInfo, PoStProof, TipSet};
@@ -17,17 +16,21 @@ use curio_core::{Classify, Epoch, Failure, Resources, SealProof, SpId};
 use curio_harmony::{Backoff, Claim, Class, Spec, Task, TaskId, TaskName};
 use curio_pipeline::kind;
 use curio_proofs::params::Circuit;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::block::{self, Wrong};
 use super::elect;
 use super::proof::{self, Tools};
-use super::record::{self, Job, Lost, Stage};
+use super::record::{self, Job, Kept, Lost, Made, Stage};
+use super::refusal::Refusal;
 use super::round::Pace;
 use crate::deps::Deps;
 use crate::post::ask::AskError;
 use crate::seal::placement::limit;
+
+/// Longest wait for the chain node before tasks are left to other machines: the engine gives nothing else out meanwhile.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// The task kind.
 pub struct WinPost {
@@ -84,15 +87,20 @@ impl WinPost {
         if !self.note_win(claim, job, &draw).await? {
             return Ok(None);
         }
+        self.deps.fault_pause.reached("WinPostWon", claim.cancelled()).await;
         let post = self.prove(claim, job, &info).await?;
         let head = self.look_again(claim, job, chosen).await?;
         if head.height > *epoch {
             return self.lose(claim, job, Lost::Late).await;
         }
         let timestamp = self.pace.timestamp(&base, *epoch);
-        let base = block::without_dropped(&base, &head);
+        let base = block::without_dropped(&base, &head, &id_address(*sp));
         let block = self.sign(job, &base, info, draw, post, timestamp).await?;
-        Ok(record::keep_block(claim, &block).await?.then_some(block))
+        match record::keep_block(claim, Made::on(&base, *sp, &block)).await? {
+            Kept::Stored => Ok(Some(block)),
+            Kept::Decided => Ok(None),
+            Kept::Beside => self.lose(claim, job, Lost::Late).await,
+        }
     }
 
     async fn lose(&self, claim: &Claim, job: &Job, because: Lost) -> Result<Option<BlockMsg>, Failure> {
@@ -195,7 +203,7 @@ impl WinPost {
                 info!(miner = %sp, epoch = epoch.0, block = %cid, "submitted block {cid} of {sp} for epoch {epoch}");
                 record::submitted(claim).await
             }
-            Err(error) => match refusal(&error) {
+            Err(error) => match Refusal::of(&error) {
                 Refusal::Never => {
                     error!(miner = %sp, epoch = epoch.0, block = %cid, error = &error as &dyn std::error::Error,
                            "the chain node refuses block {cid} of {sp} for epoch {epoch}: it knows another one of this miner");
@@ -256,25 +264,6 @@ async fn wait_until(moment: Instant, claim: &Claim) -> Result<(), Failure> {
     waited.ok_or(Failure::Stopping)
 }
 
-/// What the node's refusal of a block means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// It holds another block of this miner for the epoch or the parents. No other attempt would end otherwise.
-    Never,
-    /// Its clock is behind ours.
-    TooEarly,
-    /// The identical block may be submitted again.
-    Other,
-}
-
-fn refusal(error: &RpcError) -> Refusal {
-    match error.node_message() {
-        Some(text) if text.contains("SLASH FILTER") => Refusal::Never,
-        Some(text) if text.contains("from the future") => Refusal::TooEarly,
-        Some(_) | None => Refusal::Other,
-    }
-}
-
 impl Task for WinPost {
     const NAME: TaskName = kind::WIN_POST;
 
@@ -303,7 +292,10 @@ impl Task for WinPost {
         }
         for task in offered {
             let can_end = match record::of_task(&self.deps.db, *task).await? {
-                Some(job) => self.can_end(&job).await?,
+                Some(job) => match timeout(ANSWER, self.can_end(&job)).await {
+                    Ok(can_end) => can_end?,
+                    Err(_) => break,
+                },
                 None => true,
             };
             if can_end {
@@ -328,27 +320,5 @@ impl Task for WinPost {
             Some(block) => self.submit(claim, &job, &block).await,
             None => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refused_block_is_submitted_again_unless_the_node_knows_another() {
-        // Texts as recorded from a Lotus 1.36 node.
-        let table = [
-            ("<!!> SLASH FILTER DETECTED FAULT due to witness bafy2bzacecy7z7kmfq", Refusal::Never),
-            ("block was from the future (now=1795240912, blk=1795240931): temporal error", Refusal::TooEarly),
-            ("sync to submitted block failed: collectChain failed", Refusal::Other),
-        ];
-        for (text, expected) in table {
-            let method = "Filecoin.SyncSubmitBlock";
-            let error = RpcError::Node { method, code: 1, message: text.to_owned() };
-            assert_eq!(refusal(&error), expected, "{text}");
-        }
-        let lost = RpcError::TimedOut { url: String::new(), method: "Filecoin.SyncSubmitBlock", after: Duration::ZERO };
-        assert_eq!(refusal(&lost), Refusal::Other);
     }
 }

@@ -1,9 +1,10 @@
 //! Block production: an election for every miner of the cluster in every round, and the blocks that are won.
 //!
-//! Two blocks of one miner for the same epoch, or on the same parents, cost five block rewards and half a day without
-//! mining. They cannot come out of here, whatever dies, restarts or is paused: an election is a row with a unique key (miner,
-//! epoch) and a second one over each of its parents; a win is stored before anything is signed, the signed and
-//! checked block is stored before it is submitted, and only a stored block is ever submitted, the identical one again if need be.
+//! Two blocks of one miner for the same epoch, on the same parents, or one beside the other instead of on top of it, cost five
+//! block rewards and half a day without mining. They cannot come out of here, whatever dies, restarts or is paused: an election
+//! is a row with a unique key (miner, epoch) and a second one over each of its parents; a win is stored before anything is
+//! signed, the signed and checked block is stored, against all others of the miner, before it is submitted, and only a
+//! stored block is ever submitted, the identical one again if need be.
 //!
 //! - [`round`] decides, from the head, the clock and the elections so far, which election is due. Pure.
 //! - [`ask`] is the loop that acts on it, on every machine that mines; the keys make it one election in the cluster.
@@ -17,6 +18,7 @@ mod include;
 pub mod mine;
 mod proof;
 pub mod record;
+mod refusal;
 pub mod rehearse;
 pub mod round;
 

@@ -136,9 +136,7 @@ async fn vanilla(
 
 /// The configured limits, and never longer than the win is worth anything.
 fn limits(proving: &Proving, block_delay: Duration) -> PostLimits {
-    let patience = block_delay.max(MIN_PATIENCE);
-    let PostLimits { parallel, single, whole } = PostLimits::of(proving);
-    PostLimits { parallel, single: single.min(patience / 2), whole: whole.min(patience) }
+    PostLimits::of(proving).within(block_delay.max(MIN_PATIENCE))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use curio_harmony::{Db, DbError, TaskId, Tx, TxError, tasks};
 use curio_pipeline::kind;
 use serde_json::Value;
 
-pub use self::attempt::{drop_block, is_to_be_submitted, keep_block, lose, submitted, win};
+pub use self::attempt::{Kept, Made, drop_block, is_to_be_submitted, keep_block, keep_in, lose, submitted, win};
 pub use self::wins::{Unlooked, Verdict, looked, prune, unlooked};
 use super::round::{Election, State};
 
@@ -27,7 +27,7 @@ pub enum Lost {
     NotWon,
     /// The chain lets the miner not take part: it has no power yet, or a fault.
     NotEligible,
-    /// The chain was beyond the epoch before the block was there.
+    /// The chain was beyond the epoch before the block was there, or the miner had a block beneath that its base lacks.
     Late,
     /// No attempt was left.
     GivenUp,
@@ -82,7 +82,7 @@ impl Classify for RowError {
 /// Database trouble.
 pub async fn ask(db: &Db, sp: SpId, epoch: Epoch, height: Epoch, base: &TipSetKey) -> Result<Option<TaskId>, TxError> {
     let id = id(sp);
-    let parents: Vec<String> = base.0.iter().map(Cid::to_string).collect();
+    let parents = texts(base);
     let asked = db
         .transaction("ask for an election", move |tx| {
             let parents = parents.clone();
@@ -287,6 +287,10 @@ pub async fn of_task(db: &Db, task: TaskId) -> Result<Option<Job>, Failure> {
     };
     let base_age = Duration::try_from_secs_f64(row.base_age_s).unwrap_or_default();
     Ok(Some(Job { sp, epoch, base: TipSetKey(cids(&row.parents, sp, epoch)?), base_age, stage }))
+}
+
+fn texts(key: &TipSetKey) -> Vec<String> {
+    key.0.iter().map(Cid::to_string).collect()
 }
 
 fn id(sp: SpId) -> i64 {

@@ -196,7 +196,23 @@ async fn make(prover: Prover, request: Request, lines: mpsc::Sender<Bytes>, canc
 
 #[cfg(test)]
 mod tests {
+    use curio_core::{SealProof, SpId};
+    use curio_proofs::PostKind;
+
     use super::*;
+    use crate::storage::ChallengedSector;
+
+    #[test]
+    fn a_request_for_as_many_sectors_as_may_be_asked_for_is_taken() {
+        let challenged =
+            |number| ChallengedSector { number, comm_r: [255; 32], challenges: vec![u64::from(u32::MAX); 10] };
+        let first = u64::from(u32::MAX);
+        let sectors = (first..).take(VanillaPosts::MOST_SECTORS).map(challenged).collect();
+        let proof = SealProof::StackedDrg64GiBV1_1;
+        let posts = VanillaPosts { kind: PostKind::Window, proof, sp: SpId(first), sectors };
+        let body = serde_json::to_vec(&Asked { posts, parallel: 1 }).expect("numbers and hex always serialise");
+        assert!(body.len() < BODY_LIMIT_BYTES, "{} bytes", body.len());
+    }
 
     #[test]
     fn a_line_is_read_as_it_is_written_and_no_other() {

@@ -2,7 +2,7 @@
 
 use curio_chain::Cid;
 use curio_core::{Epoch, Failure, SpId};
-use curio_harmony::{Db, DbError, TaskId};
+use curio_harmony::{Db, DbError, TaskId, TxError, tasks};
 
 use super::{Lost, RowError, cid};
 
@@ -39,26 +39,34 @@ pub async fn unlooked(db: &Db, before: Epoch, limit: i64) -> Result<Vec<Unlooked
     wins.collect()
 }
 
-/// Stores what was found, and answers why the win is lost if it is; none when another machine was faster.
+/// Stores what was found, and answers why the win is lost if it is; none when another machine was faster. A task that could not
+/// submit its block goes: why it failed is in the history.
 ///
 /// # Errors
 /// Database trouble.
-pub async fn looked(db: &Db, win: &Unlooked, included: bool) -> Result<Option<Verdict>, DbError> {
-    let row = sqlx::query!(
-        r#"UPDATE mining_tasks
-           SET included = $2, lost_because = CASE WHEN $2 THEN NULL ELSE coalesce(lost_because, $3) END
-           WHERE task_id = $1 AND included IS NULL
-           RETURNING lost_because"#,
-        win.task.0,
-        included,
-        Lost::NotIncluded.as_str()
-    )
-    .fetch_optional(db.pool())
-    .await?;
-    Ok(row.map(|row| match row.lost_because {
-        None => Verdict::Included,
-        Some(word) => Verdict::Lost(Lost::of(&word)),
-    }))
+pub async fn looked(db: &Db, win: &Unlooked, included: bool) -> Result<Option<Verdict>, TxError> {
+    let task = win.task;
+    db.transaction("look at a win", move |tx| {
+        Box::pin(async move {
+            let row = sqlx::query!(
+                "UPDATE mining_tasks
+                 SET included = $2, lost_because = CASE WHEN $2 THEN NULL ELSE coalesce(lost_because, $3) END
+                 WHERE task_id = $1 AND included IS NULL
+                 RETURNING lost_because",
+                task.0,
+                included,
+                Lost::NotIncluded.as_str()
+            )
+            .fetch_optional(&mut *tx)
+            .await?;
+            tasks::remove_in(tx, task).await?;
+            Ok(row.map(|row| match row.lost_because {
+                None => Verdict::Included,
+                Some(word) => Verdict::Lost(Lost::of(&word)),
+            }))
+        })
+    })
+    .await
 }
 
 /// What became of a win in the end.

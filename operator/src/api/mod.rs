@@ -18,6 +18,3 @@ pub use sealing_sector::{SealingSector, SealingSectorSpec, SealingSectorStatus};
 
 /// API group of all kinds.
 pub const GROUP: &str = "curio.filecoin.io";
-
-/// The one version that is served and stored.
-pub const VERSION: &str = "v1alpha1";

@@ -42,7 +42,7 @@ const WANTED: [(&str, Bound); 4] = [
 /// When the measurement cannot be made, or a number is missed; all missed ones are in the error.
 pub fn run(options: &Options) -> Result<()> {
     let mut build = cargo::command("build")?;
-    build.args(["--package=curio-runner", "--bin=curio", "--example=bench_post"]);
+    build.args(["--workspace", "--bin=curio", "--example=bench_post"]);
     let built = cargo::build("the build", &mut build)?;
     let find = |name: &str| {
         let found = built.iter().find(|built| built.target == name);

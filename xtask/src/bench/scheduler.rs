@@ -22,7 +22,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let installation = Installation::find_or_install()?;
     let mut build = cargo::command("build")?;
-    build.args(["--package=curio-harmony", "--example=bench_scheduler"]);
+    build.args(["--workspace", "--example=bench_scheduler"]);
     let built = cargo::build("the build", &mut build)?;
     let program = built.first().context("cargo did not say where it put bench_scheduler")?;
     let bench = Program::new(&program.path);

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use crate::settings::{run, settings};
-use crate::wait::{SOON, polled, until};
+use crate::wait::{SOON, polled_every, until};
 use crate::world::{Kind, Sealing, World, merged, scenario};
 
 /// From the landing of a commit to the end of the sector's deadline, and some time for a busy machine: the chain has three
@@ -65,11 +65,8 @@ async fn post_pool(world: &World, more: Value) {
 }
 
 async fn due(sealing: &Sealing) {
-    polled("the challenge of the sector's deadline", IN_ITS_DEADLINE, async || {
+    polled_every(BETWEEN_LOOKS, "the challenge of the sector's deadline", IN_ITS_DEADLINE, async || {
         let due = windows::due(&sealing.db).await.expect("the database answers");
-        if due == 0 {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
         (due > 0).then_some(())
     })
     .await;
@@ -77,14 +74,11 @@ async fn due(sealing: &Sealing) {
 
 /// Waits until no proof is due, and sees that the pod of the runner stays as it was until then.
 async fn settled(world: &World, sealing: &Sealing, prover: &Pod) {
-    polled("the proof is on the chain", IN_ITS_DEADLINE, async || {
+    polled_every(BETWEEN_LOOKS, "the proof is on the chain", IN_ITS_DEADLINE, async || {
         let pod = world.api::<Pod>().get_opt(&prover.name_any()).await.expect("pods can be read");
         let stays = pod.is_some_and(|pod| pod.uid() == prover.uid() && pod.metadata.deletion_timestamp.is_none());
         let due = windows::due(&sealing.db).await.expect("the database answers");
-        if due > 0 {
-            assert!(stays, "the runner was stopped before the chain had the proof");
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
+        assert!(stays || due == 0, "the runner was stopped before the chain had the proof");
         (due == 0).then_some(())
     })
     .await;

@@ -77,9 +77,22 @@ fn shown<K: Serialize>(object: Option<&K>) -> String {
 ///
 /// # Panics
 /// After `within`.
-pub async fn polled<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn polled<T>(what: &str, within: Duration, look: impl AsyncFnMut() -> Option<T>) -> T {
+    polled_every(Duration::from_millis(20), what, within, look).await
+}
+
+/// The same at another pace, for minutes of waiting beside other scenarios.
+///
+/// # Panics
+/// After `within`.
+pub async fn polled_every<T>(
+    pace: Duration,
+    what: &str,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let found = tokio::time::timeout(within, async {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        let mut looks = tokio::time::interval(pace);
         loop {
             looks.tick().await;
             if let Some(found) = look().await {
